@@ -1,0 +1,93 @@
+// Makes a fresh clone on a bare Debian (Node 20, npm and root, nothing else) able to run the tests and benchmarks.
+// Plain JavaScript on purpose: it runs under the host's Node, before the project's own Node 26 is there.
+import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+export const home = resolve(fileURLToPath(import.meta.url), '../../..')
+/** The project's own Node; exists after `prepare()`. */
+export const node = join(home, 'node_modules/.bin/node')
+
+/** Debian packages by the program that shows they are there. */
+export const forTests = {
+  'qemu-img': 'qemu-utils',
+  'qemu-io': 'qemu-utils',
+  strace: 'strace',
+  'mkfs.ext4': 'e2fsprogs',
+}
+export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq' }
+
+function readJson(file) {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8'))
+  } catch {
+    return undefined
+  }
+}
+
+/** node_modules is current when npm's own record of what it installed has every locked package in the locked version. */
+function modulesAreCurrent() {
+  const wanted = readJson(join(home, 'package-lock.json'))?.packages
+  const installed = readJson(join(home, 'node_modules/.package-lock.json'))?.packages
+  if (wanted === undefined || installed === undefined || !existsSync(node)) return false
+  return Object.entries(wanted).every(
+    ([path, p]) => path === '' || p.optional || p.devOptional || installed[path]?.version === p.version,
+  )
+}
+
+function run(argv, why) {
+  const r = spawnSync(argv[0], argv.slice(1), {
+    cwd: home,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
+  })
+  if (r.status === 0) return
+  process.stderr.write(`${r.stdout ?? ''}${r.stderr ?? ''}`)
+  const how = r.error ? r.error.message : r.signal ? `was ended by ${r.signal}` : `ended with exit code ${r.status}`
+  throw new Error(`${why} failed: \`${argv.join(' ')}\` ${how}.`)
+}
+
+function found(program) {
+  const dirs = `${process.env.PATH ?? ''}:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin`.split(':')
+  return dirs.some((d) => d !== '' && existsSync(join(d, program)))
+}
+
+/**
+ * Installs what is missing: npm packages as locked, Debian packages of `programs`.
+ * Throws an Error with a full sentence when something cannot be installed.
+ */
+export function prepare(programs = forTests, say = (line) => process.stdout.write(`${line}\n`)) {
+  if (!modulesAreCurrent()) {
+    say('node_modules is missing or older than package-lock.json: npm ci')
+    run(['npm', 'ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'], 'Installing the npm packages')
+  }
+  const missing = [
+    ...new Set(
+      Object.keys(programs)
+        .filter((p) => !found(p))
+        .map((p) => programs[p]),
+    ),
+  ]
+  if (missing.length === 0) return
+  const apt = process.getuid?.() === 0 ? ['apt-get'] : found('sudo') ? ['sudo', '-n', 'apt-get'] : undefined
+  if (apt === undefined) {
+    throw new Error(
+      `The Debian packages ${missing.join(', ')} are missing and only root can install them. Run \`apt-get install ${missing.join(' ')}\` as root, then try again.`,
+    )
+  }
+  say(`Debian packages are missing: apt-get install ${missing.join(' ')}`)
+  run([...apt, '-qq', '-o', 'Acquire::Retries=3', 'update'], 'Reading the Debian package lists')
+  run([...apt, '-qq', '-y', '--no-install-recommends', 'install', ...missing], 'Installing Debian packages')
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  try {
+    prepare(process.argv[2] === 'bench' ? forBench : forTests)
+  } catch (error) {
+    process.stderr.write(`${error.message}\n`)
+    process.exit(1)
+  }
+}
