@@ -1,0 +1,64 @@
+/**
+ * Accept: from a taken file to a job that counts. Each step can be cut off anywhere and done again by this agent or the
+ * one that takes its folders over; what makes it safe is one token, <id>.job, that exists once and is moved by rename.
+ */
+import { join } from 'node:path'
+import { supersede } from './answers.ts'
+import { move } from './moves.ts'
+import { type JobName, jobName, keyOf } from './names.ts'
+import { me } from './owner.ts'
+import type { JobRecord } from './record.ts'
+import { readRecord } from './record.ts'
+import { randomHex, type Spool } from './spool.ts'
+import { drawTicket } from './ticket.ts'
+
+/**
+ * Step 1: the canonical job, complete and durable under a temporary name, then renamed to <id>.job; from there on the raw
+ * drop is obsolete. fsync of the folder before the raw drop is touched, or power loss could leave neither.
+ */
+export async function writeToken(s: Spool, folder: string, record: JobRecord): Promise<void> {
+  const temp = join(folder, `.${record.id}.${randomHex(s, 4)}.tmp`)
+  await s.fs.writeFile(temp, `${JSON.stringify(record)}\n`, { mode: 0o640, sync: true })
+  await s.fs.rename(temp, join(folder, `${record.id}.job`))
+  await s.sync(folder)
+}
+
+export interface Accepted {
+  name: JobName
+  record: JobRecord
+  state: 'new' | 'held' | 'claimed'
+}
+
+/**
+ * Steps 2 to 4: ticket, earlier answers out of the way, then the one rename that makes it accepted. A rejected drop goes
+ * straight into our own claimed/: it fails at once and waits for nobody.
+ * @returns undefined when the token was taken from us (fenced, or another agent finished it)
+ */
+export async function acceptToken(s: Spool, folder: string, id: string): Promise<Accepted | undefined> {
+  const owner = me(s).id
+  const token = join(folder, `${id}.job`)
+  const record = await readRecord(s, token)
+  const key = keyOf(record.answer)
+  const { mine, older } = await drawTicket(s, folder, key, id)
+  await supersede(s, record.answer, id, older)
+
+  const notBefore = record.rejected ? undefined : record.manifest.not_before
+  const due = notBefore === undefined ? undefined : Date.parse(notBefore)
+  const held = due !== undefined && due > s.clock.now()
+  const name = jobName({
+    priority: record.manifest.priority ?? 5,
+    id,
+    key,
+    ticket: mine.ticket,
+    epoch: 0,
+    failures: 0,
+    crashes: 0,
+    ...(held ? { due_ms: due } : {}),
+  })
+  const state = record.rejected ? 'claimed' : held ? 'held' : 'new'
+  const dir = state === 'claimed' ? join(s.layout.claimed, owner) : s.layout[state]
+  if (!(await move(s, token, join(dir, name.file)))) return undefined
+  // Only now may anybody be told: after these two fsyncs no power loss takes the job back or brings the token back.
+  await Promise.all([s.sync(dir), s.sync(folder)])
+  return { name, record, state }
+}

@@ -1,0 +1,106 @@
+/** One attempt at a job: claim it, give it back, put it off. */
+import { join } from 'node:path'
+import { errno } from './errors.ts'
+import { ensureDir, listed, move, namesIn } from './moves.ts'
+import { type JobName, parseJobName, renamed } from './names.ts'
+import { me } from './owner.ts'
+import { type JobRecord, readRecord } from './record.ts'
+import type { Spool } from './spool.ts'
+import { readLane } from './ticket.ts'
+
+export interface Claim {
+  name: JobName
+  record: JobRecord
+  /** output/.work/<id>/<epoch>-<owner>/: unique, ours alone */
+  attemptDir: string
+  answerDir: string
+  /** earlier attempts whose folders are still there, oldest first */
+  earlier: { dir: string; epoch: number; owner: string }[]
+}
+
+export type ClaimResult =
+  | { state: 'claimed'; claim: Claim }
+  | { state: 'lane-busy'; behind: string }
+  | { state: 'gone' }
+
+/**
+ * Claims a waiting job if it is the first of its lane. Two agents can try at once: the rename has one winner.
+ * fsync before any work: after power loss the epoch that worked must not be handed out a second time.
+ */
+export async function claim(s: Spool, name: JobName): Promise<ClaimResult> {
+  const lane = await readLane(s, name.key, false)
+  const at = lane.findIndex((t) => t.id === name.id && t.ticket === name.ticket)
+  if (at > 0) return { state: 'lane-busy', behind: lane[0]!.id }
+  if (at < 0) return { state: 'gone' } // a listing older than its ticket, or a name older than the job
+  if (!(await takeOver(s, join(s.layout.new, name.file), name))) return { state: 'gone' }
+  return { state: 'claimed', claim: await openClaim(s, name) }
+}
+
+/** The claiming rename, wherever the job waits. Order in the lane is the caller's business. */
+export async function takeOver(s: Spool, from: string, name: JobName): Promise<boolean> {
+  const mine = join(s.layout.claimed, me(s).id)
+  if (!(await move(s, from, join(mine, name.file)))) return false
+  await s.sync(mine)
+  return true
+}
+
+/** Reads a claimed job and makes its attempt folder. Also for a claim that heartbeat() found. */
+export async function openClaim(s: Spool, name: JobName): Promise<Claim> {
+  const owner = me(s).id
+  const record = await readRecord(s, join(s.layout.claimed, owner, name.file))
+  const jobDir = join(s.layout.work, name.id)
+  const attemptDir = join(jobDir, `${name.epoch}-${owner}`)
+  await ensureDir(s, jobDir)
+  await ensureDir(s, attemptDir)
+  await ensureDir(s, join(attemptDir, 'answer'))
+  await ensureDir(s, join(attemptDir, 'own'))
+  const earlier: Claim['earlier'] = []
+  for (const dir of await namesIn(s, jobDir)) {
+    const m = /^(\d+)-(.+)$/.exec(dir)
+    if (m && Number(m[1]) < name.epoch) earlier.push({ dir: join(jobDir, dir), epoch: Number(m[1]), owner: m[2]! })
+  }
+  earlier.sort((a, b) => a.epoch - b.epoch)
+  return { name, record, attemptDir, answerDir: join(attemptDir, 'answer'), earlier }
+}
+
+/** Back to new/ under a new epoch, without blame. */
+export async function giveBack(s: Spool, c: Claim): Promise<'new' | 'fenced'> {
+  return (await leave(s, c, s.layout.new, { epoch: c.name.epoch + 1 })) ? 'new' : 'fenced'
+}
+
+/** A failure that may pass: into held/ until `dueMs` (wall clock), under a new epoch. */
+export async function retry(s: Spool, c: Claim, dueMs: number): Promise<'held' | 'fenced'> {
+  const change = { epoch: c.name.epoch + 1, failures: c.name.failures + 1, due_ms: dueMs }
+  return (await leave(s, c, s.layout.held, change)) ? 'held' : 'fenced'
+}
+
+async function leave(s: Spool, c: Claim, dir: string, change: Partial<JobName>): Promise<boolean> {
+  const from = join(s.layout.claimed, me(s).id, c.name.file)
+  if (!(await move(s, from, join(dir, renamed(c.name, change).file)))) return false
+  await s.sync(dir)
+  return true
+}
+
+/** Moves held jobs whose time has come to new/. The names are listed in order of time, so this stops at the first that waits. */
+export async function promoteDue(s: Spool): Promise<JobName[]> {
+  const due: JobName[] = []
+  for (const file of (await namesIn(s, s.layout.held)).sort()) {
+    const name = parseJobName(file)
+    if (!name) continue
+    if ((name.due_ms ?? 0) > s.clock.now()) break
+    const next = renamed(name, {})
+    if (await move(s, join(s.layout.held, file), join(s.layout.new, next.file))) due.push(next)
+  }
+  if (due.length > 0) await s.sync(s.layout.new)
+  return due
+}
+
+/** Whether a job is still ours to work on: its file lies in our claimed/. */
+export async function stillOurs(s: Spool, name: JobName): Promise<boolean> {
+  try {
+    return await listed(s, join(s.layout.claimed, me(s).id, name.file))
+  } catch (error) {
+    if (errno(error) === 'ENOENT') return false
+    throw error
+  }
+}

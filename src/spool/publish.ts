@@ -1,0 +1,120 @@
+/**
+ * Publish: what a committed job made becomes what clients see. Files are only moved, never written from memory, and every
+ * source path carries the job's id: an agent that comes late finds nothing to move. So any agent may do it, again and
+ * again, until the job is final.
+ */
+import { join } from 'node:path'
+import { supersedeAnswer } from './answers.ts'
+import { errno } from './errors.ts'
+import { ensureDir, listed, move, namesIn, removeFile, removeTree } from './moves.ts'
+import { type JobName, laneFolder, parseJobName, publicationOrder, renamed } from './names.ts'
+import { settlePayload } from './payload.ts'
+import { type JobRecord, readRecord } from './record.ts'
+import type { Spool } from './spool.ts'
+import { readLane } from './ticket.ts'
+
+export interface Published {
+  name: JobName
+  record: JobRecord
+  /** the name's answer is this job's; false when a later job took the name */
+  visible: boolean
+}
+
+/** Publishes everything in committed/, whoever committed it. A job that cannot be published now is tried again later. */
+export async function publishCommitted(
+  s: Spool,
+  o: { onError?: (name: JobName, error: unknown) => void } = {},
+): Promise<Published[]> {
+  const out: Published[] = []
+  const names = (await namesIn(s, s.layout.committed)).map(parseJobName).filter((n) => n !== undefined)
+  if (names.length === 0) return out
+  // The commit itself first: were it published and then taken back by power loss, a second attempt would publish again.
+  await s.sync(s.layout.committed)
+  // Of one lane in the order of acceptance, different lanes side by side.
+  const lanes = new Map<string, JobName[]>()
+  for (const n of names) lanes.set(n.key, [...(lanes.get(n.key) ?? []), n])
+  await Promise.all(
+    [...lanes.values()].map(async (lane) => {
+      for (const name of lane.sort((a, b) => a.ticket - b.ticket)) {
+        try {
+          const published = await publish(s, name)
+          if (published) out.push(published)
+        } catch (error) {
+          if (!o.onError) throw error
+          o.onError(name, error)
+        }
+      }
+    }),
+  )
+  return out
+}
+
+/**
+ * Publishes one committed job. Its commit must be durable (publishCommitted sees to that).
+ * @returns undefined while the job has to wait in committed/ for an older one of its lane (its answer is out already)
+ */
+export async function publish(s: Spool, name: JobName): Promise<Published | undefined> {
+  const l = s.layout
+  const committed = join(l.committed, name.file)
+  let record: JobRecord
+  try {
+    record = await readRecord(s, committed)
+  } catch (error) {
+    if (errno(error) === 'ENOENT') return undefined // another agent was faster
+    throw error
+  }
+  const attempt = join(l.work, name.id, `${name.epoch}-${name.owner}`)
+  const jobDir = join(l.outputJobs, name.id)
+  await ensureDir(s, jobDir)
+  for (const file of await namesIn(s, join(attempt, 'own'))) await replace(s, join(attempt, 'own', file), join(jobDir, file))
+  await move(s, join(attempt, 'answer'), join(jobDir, 'answer'))
+  await Promise.all([s.sync(jobDir), s.sync(l.outputJobs)])
+
+  // The lane decides, and it is read after the answer lies in jobs/<id>/answer: an accept that came before is in this
+  // listing, one that comes later finds the answer there and takes it away.
+  const lane = await readLane(s, name.key, true)
+  const ticket = lane.find((t) => t.id === name.id)
+  let visible = false
+  if (ticket) {
+    visible = lane.at(-1) === ticket
+    if (visible) await moveOut(s, join(jobDir, 'answer'), l.output)
+    else await supersedeAnswer(s, name.id)
+    // What is published must not be undone by power loss once the ticket is gone.
+    await Promise.all([s.sync(l.output), s.sync(jobDir)])
+    if (lane[0] !== ticket) return undefined // a job leaves its lane in order: an older one must still see that we are later
+    const dir = join(l.lanes, laneFolder(name.key))
+    await removeFile(s, join(dir, ticket.file))
+    await s.sync(dir)
+  }
+  await settlePayload(s, record, name.outcome!)
+  const final = renamed(name, {})
+  if (await move(s, committed, join(l[name.outcome!], final.file))) {
+    await s.sync(l[name.outcome!])
+    await removeScratch(s, name)
+    return { name: final, record, visible }
+  }
+  return undefined
+}
+
+async function moveOut(s: Spool, from: string, to: string): Promise<void> {
+  for (const file of publicationOrder(await namesIn(s, from))) await replace(s, join(from, file), join(to, file))
+}
+
+/** A move to a public name, which is not unique: only the source tells whether it happened. */
+async function replace(s: Spool, from: string, to: string): Promise<void> {
+  try {
+    await s.fs.rename(from, to)
+  } catch (error) {
+    if (await listed(s, from)) throw error
+  }
+}
+
+/** Scratch goes only now that the job was seen final; losing this race to a crash leaves it to retain(). */
+async function removeScratch(s: Spool, name: JobName): Promise<void> {
+  try {
+    await removeTree(s, join(s.layout.work, name.id))
+  } catch (error) {
+    // A fenced attempt may still be writing there: the job is final all the same.
+    s.log('scratch.left', { job: name.id, error: String(error) })
+  }
+}

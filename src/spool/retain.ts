@@ -1,0 +1,128 @@
+/** Retention: what has been final for long enough is removed, oldest first. Public answers are never among it unless asked for. */
+import { join } from 'node:path'
+import { forgetNamed } from './bare.ts'
+import { errno } from './errors.ts'
+import { listJobs } from './find.ts'
+import { namesIn, removeFile, removeTree } from './moves.ts'
+import { ANSWER_SUFFIXES, OUTCOMES, parseJobName, ULID, ulidTime } from './names.ts'
+import { readRecord } from './record.ts'
+import type { Spool } from './spool.ts'
+
+export interface Retention {
+  /** how long the records, logs and results by id of done jobs are kept, in ms; 0 keeps them for ever */
+  done_ms: number
+  /** the same for failed, cancelled and rejected jobs */
+  failed_ms: number
+  /** earlier answers in superseded/ */
+  superseded_ms: number
+  /** public answers of done jobs; 0, the default, never removes a disk */
+  answers_ms?: number
+  /** most jobs removed in one call */
+  limit?: number
+}
+
+/** @returns how many jobs and earlier answers were removed */
+export async function retain(s: Spool, r: Retention): Promise<number> {
+  let removed = 0
+  const limit = r.limit ?? 1_000
+  for (const outcome of OUTCOMES) {
+    const keep = outcome === 'done' ? r.done_ms : r.failed_ms
+    if (keep <= 0) continue
+    for (const file of (await namesIn(s, s.layout[outcome])).sort(byId)) {
+      const name = parseJobName(file)
+      if (!name || s.clock.now() - ulidTime(name.id) < keep) continue
+      if (s.clock.now() - (await finishedAt(s, name.id)) < keep) continue
+      if (removed >= limit) return removed
+      const path = join(s.layout[outcome], file)
+      if (outcome === 'done' && r.answers_ms && r.answers_ms > 0) await removeAnswer(s, path, name.id)
+      // What the record names goes first, so that a cut-off leaves the record to try again by.
+      await removeTree(s, join(s.layout.work, name.id))
+      await removeTree(s, join(s.layout.outputJobs, name.id))
+      await removeQuarantine(s, path)
+      await removeFile(s, path)
+      removed += 1
+    }
+  }
+  removed += await retainSuperseded(s, r.superseded_ms, limit - removed)
+  await removeStrays(s)
+  return removed
+}
+
+function byId(a: string, b: string): number {
+  return a.slice(2) < b.slice(2) ? -1 : 1
+}
+
+async function finishedAt(s: Spool, id: string): Promise<number> {
+  try {
+    const { bytes } = await s.fs.readFile(join(s.layout.outputJobs, id, 'result.json'), 4 << 20)
+    const at = Date.parse(JSON.parse(bytes.toString('utf8')).finished_at)
+    return Number.isFinite(at) ? at : ulidTime(id)
+  } catch {
+    return ulidTime(id)
+  }
+}
+
+async function removeQuarantine(s: Spool, path: string): Promise<void> {
+  const record = await readRecord(s, path).catch(() => undefined)
+  if (record?.quarantine && !record.quarantine.includes('/')) await removeFile(s, join(s.layout.rejected, record.quarantine))
+}
+
+/** The public answer, if it is still this job's: its result says whose it is. */
+async function removeAnswer(s: Spool, path: string, id: string): Promise<void> {
+  const record = await readRecord(s, path).catch(() => undefined)
+  if (!record) return
+  try {
+    const { bytes } = await s.fs.readFile(join(s.layout.output, `${record.answer}.result.json`), 4 << 20)
+    if (JSON.parse(bytes.toString('utf8')).id !== id) return
+  } catch (error) {
+    if (errno(error) === 'ENOENT' || error instanceof SyntaxError) return
+    throw error
+  }
+  for (const suffix of ANSWER_SUFFIXES) {
+    const file = join(s.layout.output, record.answer + suffix)
+    if (suffix === '.disks') await removeTree(s, file)
+    else await removeFile(s, file)
+  }
+}
+
+async function retainSuperseded(s: Spool, keep: number, limit: number): Promise<number> {
+  if (keep <= 0) return 0
+  let removed = 0
+  for (const dir of await namesIn(s, s.layout.superseded)) {
+    if (removed >= limit) break
+    const path = join(s.layout.superseded, dir)
+    const stat = await s.fs.lstat(path).catch(() => undefined)
+    if (!stat || s.clock.now() - stat.mtime_ms < keep) continue // the folder's mtime: when the last answer came here
+    await removeTree(s, path)
+    removed += 1
+  }
+  return removed
+}
+
+/** Scratch of final jobs, requests for jobs that nobody knows, notes about things that are gone. */
+async function removeStrays(s: Spool): Promise<void> {
+  const DAY = 86_400_000
+  const known = new Map((await listJobs(s)).map((j) => [j.name.id, j.state]))
+  for (const id of await namesIn(s, s.layout.work)) {
+    const state = known.get(id)
+    if (!ULID.test(id) || s.clock.now() - ulidTime(id) < DAY) continue
+    if (state === undefined || state === 'done' || state === 'cancelled' || state === 'rejected') await removeTree(s, join(s.layout.work, id))
+  }
+  for (const file of await namesIn(s, s.layout.control)) {
+    const id = /^cancel-([0-9A-Z]{26})\.json$/.exec(file)?.[1]
+    if (!id || !ULID.test(id) || known.has(id)) continue
+    const stat = await s.fs.lstat(join(s.layout.control, file)).catch(() => undefined)
+    if (stat && s.clock.now() - stat.mtime_ms > DAY) await removeFile(s, join(s.layout.control, file))
+  }
+  const queue = new Set(await namesIn(s, s.layout.queue))
+  for (const file of await namesIn(s, s.layout.rejected)) {
+    if (!file.startsWith('.answered-')) continue
+    const path = join(s.layout.rejected, file)
+    const name = await s.fs.readFile(path, 4096).then(
+      (r) => r.bytes.toString('utf8').trimEnd(),
+      () => undefined,
+    )
+    if (name !== undefined && !queue.has(name)) await removeFile(s, path)
+  }
+  await forgetNamed(s, DAY)
+}

@@ -1,0 +1,132 @@
+/** Status files: what a job is doing, for whoever can read a file. Never the truth itself; the folders are. */
+import { join } from 'node:path'
+import { errno } from './errors.ts'
+import { findJob, type FoundJob, listJobs } from './find.ts'
+import { ensureDir, namesIn } from './moves.ts'
+import { keyOf, ULID } from './names.ts'
+import { readRecord } from './record.ts'
+import type { JobStatus } from './schema.ts'
+import { randomHex, type Spool } from './spool.ts'
+import { readLane } from './ticket.ts'
+
+async function replaceFile(s: Spool, dir: string, file: string, text: string): Promise<void> {
+  const temp = join(dir, `.${file}.${randomHex(s, 3)}.tmp`)
+  await s.fs.writeFile(temp, text, { mode: 0o644, sync: false })
+  await s.fs.rename(temp, join(dir, file))
+}
+
+/**
+ * Writes a job's status: jobs/<id>/status.json always, <name>.status.json when it is the last job of its name. The look at
+ * the lane and the write are two steps; sweepStatus() mends what a stalled agent wrote in between.
+ */
+export async function writeStatus(s: Spool, status: JobStatus): Promise<void> {
+  const text = `${JSON.stringify(status, null, 2)}\n`
+  const dir = join(s.layout.outputJobs, status.id)
+  try {
+    await replaceFile(s, dir, 'status.json', text)
+  } catch (error) {
+    if (errno(error) !== 'ENOENT') throw error
+    await ensureDir(s, dir)
+    await replaceFile(s, dir, 'status.json', text)
+  }
+  const lane = await readLane(s, keyOf(status.name), false)
+  if (lane.at(-1)?.id === status.id) await replaceFile(s, s.layout.output, `${status.name}.status.json`, text)
+}
+
+/** A job's status as last written; undefined when there is none. */
+export async function readStatus(s: Spool, id: string): Promise<JobStatus | undefined> {
+  return readStatusFile(s, join(s.layout.outputJobs, id, 'status.json'))
+}
+
+async function readStatusFile(s: Spool, path: string): Promise<JobStatus | undefined> {
+  try {
+    const { bytes } = await s.fs.readFile(path, 1 << 20)
+    const status = JSON.parse(bytes.toString('utf8'))
+    return typeof status?.id === 'string' && typeof status.state === 'string' ? status : undefined
+  } catch (error) {
+    if (error instanceof SyntaxError || errno(error) === 'ENOENT' || errno(error) === 'ESTALE' || errno(error) === 'ENOTREG')
+      return undefined
+    throw error
+  }
+}
+
+const FINAL: Record<string, JobStatus['state']> = {
+  done: 'succeeded',
+  failed: 'failed',
+  cancelled: 'cancelled',
+  rejected: 'rejected',
+}
+
+/** What the folders say about a job: the state that a status must not contradict. */
+export function stateFromFolder(job: FoundJob): JobStatus['state'] {
+  const final = FINAL[job.state === 'committed' ? (job.name.outcome ?? '') : job.state]
+  if (final) return final
+  if (job.state === 'claimed') return 'running'
+  if (job.state === 'held') return job.name.failures > 0 ? 'retrying' : 'held'
+  return 'queued'
+}
+
+/** A job's status with the folders' word on its state. */
+export async function statusOf(s: Spool, job: FoundJob): Promise<JobStatus> {
+  const written = await readStatus(s, job.name.id)
+  const state = stateFromFolder(job)
+  if (written && written.state === state && (written.epoch === job.name.epoch || FINAL[job.state])) return written
+  const record = await readRecord(s, job.path).catch(() => undefined)
+  const now = new Date(s.clock.now()).toISOString()
+  const { progress: _p, phase: _ph, waiting_on: _w, ...kept } = written ?? ({} as Partial<JobStatus>)
+  return {
+    schema: 1,
+    accepted_at: record?.drop.at ?? now,
+    ...kept,
+    id: job.name.id,
+    name: record?.answer ?? kept.name ?? job.name.id,
+    kind: record?.kind ?? kept.kind ?? 'convert',
+    state,
+    since: kept.state === state && kept.since ? kept.since : now,
+    attempt: job.name.failures + job.name.crashes + 1,
+    epoch: job.name.epoch,
+    priority: job.name.priority,
+    drop_file: record?.drop.file ?? kept.drop_file ?? '',
+    ...(job.name.due_ms ? { waiting_on: `its time, ${new Date(job.name.due_ms).toISOString()}` } : {}),
+    ...(job.owner ? { owner: job.owner } : {}),
+  } as JobStatus
+}
+
+/**
+ * Rewrites public status files from the folders, so that the last write of a stalled agent cannot lie for ever.
+ * @returns how many were wrong
+ */
+export async function sweepStatus(s: Spool): Promise<number> {
+  const files = (await namesIn(s, s.layout.output)).filter((f) => f.endsWith('.status.json') && !f.startsWith('.'))
+  if (files.length === 0) return 0
+  const jobs = new Map((await listJobs(s)).map((j) => [j.name.id, j]))
+  let mended = 0
+  for (const file of files) {
+    const path = join(s.layout.output, file)
+    const status = await readStatusFile(s, path)
+    if (!status || !ULID.test(status.id)) continue
+    const job = jobs.get(status.id)
+    if (!job) continue // its record was retained away; the answer stays
+    const answer = file.slice(0, -'.status.json'.length)
+    if (status.state === stateFromFolder(job) && status.name === answer) continue
+    const [now] = await findJob(s, status.id)
+    if (!now || stateFromFolder(now) === status.state) continue // it moved while we looked
+    await replaceFile(s, s.layout.output, file, `${JSON.stringify(await finalOrDerived(s, now), null, 2)}\n`)
+    mended += 1
+  }
+  return mended
+}
+
+/** For a final job the status inside its result is the last word: it was committed with it. */
+async function finalOrDerived(s: Spool, job: FoundJob): Promise<JobStatus> {
+  const derived = await statusOf(s, job)
+  if (!FINAL[job.state]) return derived
+  try {
+    const { bytes } = await s.fs.readFile(join(s.layout.outputJobs, job.name.id, 'result.json'), 4 << 20)
+    const result = JSON.parse(bytes.toString('utf8'))
+    return { ...derived, reason: result.error?.message ?? derived.reason, finished_at: result.finished_at ?? derived.finished_at }
+  } catch {
+    return derived
+  }
+}
+
