@@ -1,0 +1,88 @@
+/** Every command with one line about it, and how to load it. */
+import type { Command } from 'commander'
+
+export type Group = 'Jobs:' | 'Agents:' | 'Manifests and configuration:' | 'Checks:'
+
+export interface Entry {
+  name: string
+  summary: string
+  group: Group
+  load(): Promise<{ default(): Command }>
+}
+
+export const table: readonly Entry[] = [
+  {
+    name: 'submit',
+    summary: 'drop manifests or disks into the queue',
+    group: 'Jobs:',
+    load: () => import('./commands/submit.ts'),
+  },
+  {
+    name: 'status',
+    summary: 'show one job, or wait for it',
+    group: 'Jobs:',
+    load: () => import('./commands/status.ts'),
+  },
+  { name: 'list', summary: 'list jobs', group: 'Jobs:', load: () => import('./commands/list.ts') },
+  {
+    name: 'logs',
+    summary: "print a job's log, or follow it to its end",
+    group: 'Jobs:',
+    load: () => import('./commands/logs.ts'),
+  },
+  { name: 'cancel', summary: 'cancel jobs', group: 'Jobs:', load: () => import('./commands/cancel.ts') },
+  {
+    name: 'retry',
+    summary: 'submit an ended job again as a new job',
+    group: 'Jobs:',
+    load: () => import('./commands/retry.ts'),
+  },
+  {
+    name: 'convert',
+    summary: 'convert a disk, an OVA or a manifest, through an agent or directly',
+    group: 'Jobs:',
+    load: () => import('./commands/convert.ts'),
+  },
+  {
+    name: 'agent',
+    summary: 'run an agent in the foreground',
+    group: 'Agents:',
+    load: () => import('./commands/agent.ts'),
+  },
+  {
+    name: 'daemon',
+    summary: 'ask running agents: status, list, pause, resume, drain, stop, stats',
+    group: 'Agents:',
+    load: () => import('./commands/daemon.ts'),
+  },
+  {
+    name: 'check',
+    summary: 'check manifests the way a compiler checks sources',
+    group: 'Manifests and configuration:',
+    load: () => import('./commands/check.ts'),
+  },
+  {
+    name: 'schema',
+    summary: 'print the JSON Schema of a kind of manifest',
+    group: 'Manifests and configuration:',
+    load: () => import('./commands/schema.ts'),
+  },
+  {
+    name: 'config',
+    summary: 'print the configuration in force and where each value comes from',
+    group: 'Manifests and configuration:',
+    load: () => import('./commands/config.ts'),
+  },
+  {
+    name: 'doctor',
+    summary: 'check this host and say how to fix what is wrong',
+    group: 'Checks:',
+    load: () => import('./commands/doctor.ts'),
+  },
+  {
+    name: 'fsck',
+    summary: 'audit a spool and its results',
+    group: 'Checks:',
+    load: () => import('./commands/fsck.ts'),
+  },
+]

@@ -1,0 +1,104 @@
+import { Command } from 'commander'
+import type { Diagnostic } from '../../manifest/index.ts'
+import { diagnosticText } from '../diagnostics.ts'
+import { exitCodes, explain } from '../errors.ts'
+import { type Format, formatOption, out, printValue, say, wantsColour } from '../output.ts'
+
+interface Options {
+  output: Format
+  strict?: boolean
+}
+
+interface Checked {
+  file: string
+  valid: boolean
+  kind?: string
+  name?: string
+  diagnostics: readonly Diagnostic[]
+}
+
+export default function define(): Command {
+  return new Command('check')
+    .description(
+      'Check manifests the way a compiler checks sources: every error at once, with its place, the value, what is allowed and what was probably meant. Nothing is submitted.',
+    )
+    .argument('<file...>', 'manifests (JSON or YAML); - reads standard input')
+    .option('--strict', 'warnings count as errors')
+    .addOption(formatOption(['table', 'json', 'yaml', 'name']))
+    .addHelpText(
+      'after',
+      `
+Examples:
+  vmspool check export/artifact-manifest.json
+  vmspool check *.yaml -o json
+  vmspool check --strict - < manifest.json
+
+Exit code 0 when all are valid, 65 when one is not. \`-o name\` prints the names of the valid files.`,
+    )
+    .action(run)
+}
+
+async function run(files: string[], o: Options): Promise<void> {
+  const { answerNameOf, parseManifest } = await import('../../manifest/index.ts')
+  const { readManifestFile } = await import('../../client/manifest-files.ts')
+  const checked: Checked[] = []
+  let unreadable = 0
+  for (const file of files) {
+    let bytes: Uint8Array
+    try {
+      bytes = await readManifestFile(file === '-' ? '/dev/stdin' : file)
+    } catch (error) {
+      const { message, exitCode } = explain(error)
+      say(`vmspool check: ${message}`)
+      unreadable ||= exitCode
+      continue
+    }
+    const shown = file === '-' ? '<stdin>' : file
+    const outcome = parseManifest(bytes, { fileName: file === '-' ? guessName(bytes) : file })
+    if (outcome.state === 'complete') {
+      const name = answerNameOf(outcome.manifest)
+      checked.push({
+        file: shown,
+        valid: !(o.strict && outcome.diagnostics.length > 0),
+        kind: outcome.manifest.kind,
+        ...(name === undefined ? {} : { name }),
+        diagnostics: outcome.diagnostics,
+      })
+    } else {
+      checked.push({ file: shown, valid: false, diagnostics: outcome.diagnostics })
+    }
+  }
+  if (o.output === 'json' || o.output === 'yaml') await printValue(o.output, checked)
+  else if (o.output === 'name') for (const c of checked.filter((c) => c.valid)) out(c.file)
+  else printTable(checked)
+  const bad = checked.some((c) => !c.valid)
+  process.exitCode = bad ? exitCodes.badManifest : unreadable
+}
+
+/** Standard input has no name to tell YAML by; a JSON manifest is an object and begins like one. */
+function guessName(bytes: Uint8Array): string {
+  const start = Buffer.from(bytes.subarray(0, 4096))
+    .toString('utf8')
+    .replace(/^\ufeff/, '')
+    .trimStart()
+  return start === '' || start.startsWith('{') || start.startsWith('[') ? 'stdin.json' : 'stdin.yaml'
+}
+
+function printTable(checked: readonly Checked[]): void {
+  const colour = wantsColour(process.stdout)
+  for (const c of checked) {
+    for (const d of c.diagnostics) out(diagnosticText(c.file, d, colour))
+    const errors = c.diagnostics.filter((d) => d.severity === 'error').length
+    const warnings = c.diagnostics.length - errors
+    const counts = [count(errors, 'error'), count(warnings, 'warning')].filter((t) => t !== '').join(', ')
+    if (c.valid)
+      out(
+        `${c.file}: valid, kind ${c.kind}${c.name === undefined ? '' : `, answered as "${c.name}"`}${counts ? ` (${counts})` : ''}`,
+      )
+    else out(`${c.file}: not valid: ${counts || 'it is incomplete'}`)
+  }
+}
+
+function count(n: number, word: string): string {
+  return n === 0 ? '' : `${n} ${word}${n === 1 ? '' : 's'}`
+}

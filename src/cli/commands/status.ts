@@ -1,0 +1,102 @@
+import { Command } from 'commander'
+import type { Place } from '../../client/place.ts'
+import type { JobStatus } from '../../spool/index.ts'
+import { type Format, formatOption, out, painted, plain, printValue, wantsColour } from '../output.ts'
+import { percentOf, statePaint, waitingText } from '../progress.ts'
+import { type SpoolOptions, spoolOptions } from '../spool-options.ts'
+import { bytes, duration } from '../units.ts'
+import { type WaitFlags, waitFlags, waitForAll } from '../waiting.ts'
+
+interface Options extends SpoolOptions, WaitFlags {
+  wait?: boolean
+  output: Format
+}
+
+export default function define(): Command {
+  return waitFlags(spoolOptions(new Command('status')))
+    .description(
+      'Show one job, by its id, the beginning of its id, or its answer name (then the last accepted job of that name).',
+    )
+    .argument('<job>', 'job id, beginning of one (6 characters or more), or answer name')
+    .option('-w, --wait', 'wait until the job has ended; the exit code is then its outcome')
+    .addOption(formatOption(['table', 'json', 'yaml', 'name']))
+    .addHelpText(
+      'after',
+      `
+Examples:
+  vmspool status web-01
+  vmspool status 01JD2Z -o json
+  vmspool status web-01 --wait --timeout 2h   exit code 0 succeeded, 1 failed or cancelled,
+                                              65 rejected, 124 timed out, 69 no agent`,
+    )
+    .action(run)
+}
+
+async function run(job: string, o: Options): Promise<void> {
+  const { locate, requireSpool } = await import('../../client/place.ts')
+  const { findJob } = await import('../../client/status.ts')
+  const place = await locate(o)
+  await requireSpool(place, 'read')
+  let status = await findJob(place, job)
+  if (o.wait) {
+    const { ended, exitCode } = await waitForAll(place, [status.id], o)
+    status = ended[0] ?? status
+    process.exitCode = exitCode
+  }
+  await printStatus(place, status, o.output)
+}
+
+export async function printStatus(place: Place, status: JobStatus, format: Format): Promise<void> {
+  if (format === 'json' || format === 'yaml') return printValue(format, status)
+  if (format === 'name') return out(status.id)
+  out(await statusText(place, status, wantsColour(process.stdout)))
+}
+
+/** One "Label: value" line for each thing there is to know; what does not apply is left out. */
+export async function statusText(place: Place, s: JobStatus, colour: boolean): Promise<string> {
+  const { errorTextOf } = await import('../../client/status.ts')
+  const paint = statePaint(s.state)
+  const state = colour && paint !== undefined ? painted(paint, s.state) : s.state
+  const rows: [string, string | undefined][] = [
+    ['Job', s.id],
+    ['Name', plain(s.name)],
+    ['Kind', plain(s.kind)],
+    ['State', `${state}${s.since ? ` since ${s.since}` : ''}`],
+    ['Phase', s.state === 'running' ? s.phase : undefined],
+    ['Progress', s.state === 'running' ? progressText(s) : undefined],
+    ['Waiting for', s.waiting_on ? plain(waitingText(s.waiting_on)) : undefined],
+    ['Reason', s.reason ? plain(s.reason) : undefined],
+    ['Attempt', s.attempt === undefined ? undefined : `${s.attempt} (epoch ${s.epoch})`],
+    ['Worked on by', s.owner],
+    ['Priority', s.priority === undefined ? undefined : String(s.priority)],
+    ['Accepted', s.accepted_at],
+    ['Started', s.started_at],
+    ['Finished', s.finished_at],
+    [
+      'Took',
+      s.started_at && s.finished_at ? duration(Date.parse(s.finished_at) - Date.parse(s.started_at)) : undefined,
+    ],
+    ['Exit code', s.exit_code === undefined || s.exit_code === null ? undefined : String(s.exit_code)],
+    ['Signal', s.signal ?? undefined],
+    ['Dropped as', s.drop_file === undefined ? undefined : plain(s.drop_file)],
+    ['Output', s.output?.map(plain).join(', ')],
+  ]
+  const lines = rows
+    .filter(([, value]) => value !== undefined && value !== '')
+    .map(([k, v]) => `${`${k}:`.padEnd(14)}${v}`)
+  if (s.state === 'failed' || s.state === 'rejected') {
+    const text = await errorTextOf(place, s)
+    if (text !== undefined && text !== s.reason) lines.push('Error:', ...text.split('\n').map((l) => `  ${plain(l)}`))
+  }
+  return lines.join('\n')
+}
+
+function progressText(s: JobStatus): string | undefined {
+  const percent = percentOf(s)
+  const p = s.progress
+  if (percent === undefined || !p?.bytes_total) return undefined
+  const parts = [`${percent.toFixed(1)} %`, `${bytes(p.bytes_done ?? 0)} of ${bytes(p.bytes_total)}`]
+  if (p.rate_bytes_per_s) parts.push(`${bytes(p.rate_bytes_per_s)}/s`)
+  if (p.eta_ms !== undefined && p.eta_ms !== null) parts.push(`${duration(p.eta_ms)} left`)
+  return parts.join(', ')
+}

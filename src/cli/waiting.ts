@@ -1,0 +1,118 @@
+/** Waiting on the command line: progress, Ctrl-C, and the exit code that says how it went. */
+import { type Command, InvalidArgumentError } from 'commander'
+import { ClientError } from '../client/errors.ts'
+import type { Place } from '../client/place.ts'
+import type { Submission } from '../client/submit.ts'
+import { defaultAgentGraceMs, waitForJob } from '../client/wait.ts'
+import type { JobStatus } from '../spool/index.ts'
+import { exitCodes } from './errors.ts'
+import { progressView } from './progress.ts'
+import { duration, parseDuration } from './units.ts'
+
+export interface WaitFlags {
+  timeout?: number
+  agentGrace: number
+  quiet?: boolean
+}
+
+export function waitFlags(command: Command): Command {
+  return command
+    .option(
+      '--timeout <duration>',
+      'with --wait: give up after this long, exit code 124 (the job goes on)',
+      parseDuration,
+    )
+    .option(
+      '--agent-grace <duration>',
+      'with --wait: give up when no agent has been alive for this long, exit code 69 (the job stays queued); "never" waits on',
+      parseGrace,
+      defaultAgentGraceMs,
+    )
+    .option('-q, --quiet', 'no progress')
+}
+
+function parseGrace(text: string): number {
+  if (text === 'never') return Number.POSITIVE_INFINITY
+  try {
+    return parseDuration(text)
+  } catch {
+    throw new InvalidArgumentError(`"${text}" is no duration. Write a number of seconds, 90s, 5m, or never.`)
+  }
+}
+
+/** The exit code of a job that ended. */
+export function outcomeCode(status: JobStatus): number {
+  if (status.state === 'succeeded') return exitCodes.ok
+  return status.state === 'rejected' ? exitCodes.badManifest : exitCodes.jobFailed
+}
+
+/** Waits for all of them side by side and shows how far they are. The exit code is the first that is not 0. */
+export async function waitForAll(
+  place: Place,
+  jobs: readonly (string | Submission)[],
+  o: WaitFlags,
+): Promise<{ ended: (JobStatus | undefined)[]; exitCode: number }> {
+  const view = await progressView({ quiet: o.quiet === true })
+  const interrupt = interruptSignal()
+  let agents = ''
+  const errors: unknown[] = []
+  try {
+    const ended = await Promise.all(
+      jobs.map(async (job) => {
+        try {
+          return await waitForJob(place, job, {
+            ...(o.timeout === undefined ? {} : { timeoutMs: o.timeout }),
+            agentGraceMs: o.agentGrace,
+            signal: interrupt.signal,
+            onStatus: (status) => view.update(status),
+            onAgents: (state, graceMs) => {
+              if (agents === state) return
+              agents = state
+              view.note(agentsText(place, state, graceMs))
+            },
+          })
+        } catch (error) {
+          errors.push(error)
+          return undefined
+        }
+      }),
+    )
+    view.stop()
+    for (const error of errors) {
+      if (!(error instanceof ClientError)) throw error
+      process.stderr.write(`vmspool: ${error.message}\n`)
+    }
+    const codes = ended.map((s) => (s === undefined ? exitCodes.ok : outcomeCode(s)))
+    const waitCode = (errors[0] as ClientError | undefined)?.exitCode
+    return { ended, exitCode: waitCode ?? codes.find((c) => c !== 0) ?? exitCodes.ok }
+  } finally {
+    view.stop()
+    interrupt.stop()
+  }
+}
+
+function agentsText(place: Place, state: 'gone' | 'back', graceMs: number): string {
+  if (state === 'back') return `An agent of "${place.instance}" is alive again.`
+  const until = Number.isFinite(graceMs)
+    ? `Waiting ${duration(graceMs)} for one to come back`
+    : 'Waiting for one to come back'
+  return `No agent of "${place.instance}" is alive. ${until}; start one with: vmspool agent ${place.instance} --root ${place.layout.root}`
+}
+
+/** Ctrl-C ends the wait, not the job; a second one ends the program at once. */
+export function interruptSignal(): { signal: AbortSignal; stop(): void } {
+  const controller = new AbortController()
+  const onSignal = (): void => {
+    if (controller.signal.aborted) process.exit(exitCodes.interrupted)
+    controller.abort(new Error('interrupted'))
+  }
+  process.on('SIGINT', onSignal)
+  process.on('SIGTERM', onSignal)
+  return {
+    signal: controller.signal,
+    stop() {
+      process.off('SIGINT', onSignal)
+      process.off('SIGTERM', onSignal)
+    },
+  }
+}

@@ -1,0 +1,126 @@
+/** Which agents there are, below a root or of one instance, whoever started them. */
+import { readdir, readFile } from 'node:fs/promises'
+import { hostname } from 'node:os'
+import type { Lease } from '../spool/index.ts'
+import { type ControlReply, control } from './control.ts'
+import { ClientError } from './errors.ts'
+import { watchAgents } from './liveness.ts'
+import { locate, type Place, type SpoolPlace } from './place.ts'
+
+export interface AgentInfo {
+  owner: string
+  role: 'main' | 'worker'
+  host: string
+  pid: number
+  /** unknown: its host is another one, and nobody watched its lease for long enough */
+  state: 'alive' | 'dead' | 'unknown'
+  started_at: string
+  uptime_ms?: number
+  /** the systemd unit it runs in, if it does */
+  service?: string
+}
+
+export interface InstanceInfo {
+  name: string
+  /** its main agent's systemd unit; empty for an agent that was started by hand */
+  service: string
+  active: boolean
+  /** active, paused, draining, inactive, or why the spool cannot be read */
+  status: string
+  main_pid?: number
+  uptime?: string
+  watch_dir: string
+  output_dir: string
+  agents: AgentInfo[]
+}
+
+/** The names of the instances below a root: the folders that hold leases. */
+export async function instancesBelow(root: string): Promise<string[]> {
+  try {
+    const entries = await readdir(root, { withFileTypes: true })
+    const names = await Promise.all(
+      entries
+        .filter((e) => e.isDirectory() && !e.name.startsWith('.'))
+        .map(async (e) => ((await isSpool(`${root}/${e.name}`)) ? e.name : undefined)),
+    )
+    return names.filter((n) => n !== undefined).sort()
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw error
+  }
+}
+
+async function isSpool(dir: string): Promise<boolean> {
+  try {
+    const names = await readdir(dir)
+    return names.includes('owners') && names.includes('jobs')
+  } catch {
+    return false
+  }
+}
+
+export async function instanceInfo(o: SpoolPlace & { instance: string }): Promise<InstanceInfo> {
+  const place = await locate(o)
+  const agents = await agentsOf(place)
+  const alive = agents.filter((a) => a.state === 'alive')
+  const main = alive.find((a) => a.role === 'main') ?? alive[0]
+  const info: InstanceInfo = {
+    name: place.instance,
+    service: main?.service ?? '',
+    active: alive.length > 0,
+    status:
+      alive.length > 0 ? await liveStatus(place) : agents.some((a) => a.state === 'unknown') ? 'unknown' : 'inactive',
+    watch_dir: place.layout.queue,
+    output_dir: place.layout.output,
+    agents,
+  }
+  if (main !== undefined) {
+    info.main_pid = main.pid
+    if (main.uptime_ms !== undefined) info.uptime = `${Math.floor(main.uptime_ms / 1000)}s`
+  }
+  return info
+}
+
+async function liveStatus(place: Place): Promise<string> {
+  let reply: ControlReply
+  try {
+    reply = await control(place, 'status', { timeoutMs: 2000 })
+  } catch (error) {
+    // A worker, or the main agent on another host: alive by its lease, but not to be asked from here.
+    if (error instanceof ClientError) return 'active'
+    throw error
+  }
+  return reply.draining === true ? 'draining' : reply.paused === true ? 'paused' : 'active'
+}
+
+export async function agentsOf(place: Place): Promise<AgentInfo[]> {
+  const seen = await watchAgents(place, place.config.lease.timeout).look()
+  return Promise.all(seen.map(async ({ lease, state }) => agentInfo(lease, state)))
+}
+
+async function agentInfo(lease: Lease, state: AgentInfo['state']): Promise<AgentInfo> {
+  const info: AgentInfo = {
+    owner: lease.owner,
+    role: lease.role,
+    host: lease.host,
+    pid: lease.pid,
+    state,
+    started_at: lease.started_at,
+  }
+  if (state === 'alive') info.uptime_ms = Math.max(0, Date.now() - Date.parse(lease.started_at))
+  if (state === 'alive' && lease.host === hostname()) {
+    const service = await unitOf(lease.pid)
+    if (service !== undefined) info.service = service
+  }
+  return info
+}
+
+/** The systemd service a process runs in, as its control group says: no systemctl needed. */
+async function unitOf(pid: number): Promise<string | undefined> {
+  try {
+    const groups = await readFile(`/proc/${pid}/cgroup`, 'utf8')
+    return /\/((?:agent|vmspool)[^/\n]*\.service)/.exec(groups)?.[1]
+  } catch {
+    return undefined
+  }
+}

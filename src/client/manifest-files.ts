@@ -1,0 +1,150 @@
+/** From a file somebody names to a manifest that can be dropped. */
+import { open } from 'node:fs/promises'
+import { basename, dirname, extname, isAbsolute, resolve } from 'node:path'
+import { answerNameOf, type Diagnostic, type Manifest, parseManifest, safeName } from '../manifest/index.ts'
+import { ClientError } from './errors.ts'
+
+/** A manifest with errors: what `vmspool check` prints. */
+export class ManifestError extends ClientError {
+  readonly file: string
+  readonly diagnostics: readonly Diagnostic[]
+  constructor(file: string, diagnostics: readonly Diagnostic[]) {
+    const errors = diagnostics.filter((d) => d.severity === 'error')
+    const first = errors[0] ?? diagnostics[0]
+    const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : ''
+    super(
+      65,
+      `${file} is not a valid manifest: ${first?.path ? `${first.path}: ` : ''}${first?.message ?? 'it cannot be read.'}${more}`,
+    )
+    this.name = 'ManifestError'
+    this.file = file
+    this.diagnostics = diagnostics
+  }
+}
+
+export interface Prepared {
+  bytes: Uint8Array
+  /** what the drop is called, before it is made unique */
+  fileName: string
+  name?: string
+  manifest: Manifest
+  warnings: readonly Diagnostic[]
+}
+
+export const maxManifestBytes = 1 << 20
+
+export const diskFormats: Readonly<Record<string, string>> = {
+  '.vmdk': 'vmdk',
+  '.ova': 'ova',
+  '.ovf': 'ovf',
+  '.vhd': 'vhd',
+  '.vhdx': 'vhdx',
+  '.vdi': 'vdi',
+  '.qcow2': 'qcow2',
+  '.raw': 'raw',
+  '.img': 'raw',
+}
+
+export function isDiskFile(path: string): boolean {
+  return extname(path).toLowerCase() in diskFormats
+}
+
+/** Reads at most one byte more than a manifest may have. */
+export async function readManifestFile(path: string): Promise<Uint8Array> {
+  const file = await open(path, 'r')
+  try {
+    const stat = await file.stat()
+    if (stat.isDirectory()) {
+      throw new ClientError(74, `${path} is a folder. Name the manifest file in it.`)
+    }
+    const buffer = Buffer.alloc(maxManifestBytes + 1)
+    let length = 0
+    while (length < buffer.length) {
+      const { bytesRead } = await file.read(buffer, length, buffer.length - length)
+      if (bytesRead === 0) break
+      length += bytesRead
+    }
+    return buffer.subarray(0, length)
+  } finally {
+    await file.close()
+  }
+}
+
+/**
+ * Reads and checks a manifest. A relative `local_path` is taken from the manifest's own folder and made absolute: the
+ * agent works in another one.
+ * @throws ManifestError (65)
+ */
+export async function prepareManifest(path: string): Promise<Prepared> {
+  const bytes = await readManifestFile(path)
+  return prepareBytes(bytes, path, dirname(resolve(path)))
+}
+
+export function prepareBytes(bytes: Uint8Array, path: string, folder: string): Prepared {
+  const fileName = basename(path)
+  const outcome = parseManifest(bytes, { fileName })
+  if (outcome.state !== 'complete') throw new ManifestError(path, outcome.diagnostics)
+  const absolute = withAbsolutePaths(outcome.manifest, folder)
+  const name = answerNameOf(outcome.manifest)
+  const common = {
+    manifest: absolute ?? outcome.manifest,
+    warnings: outcome.diagnostics,
+    ...(name === undefined ? {} : { name }),
+  }
+  if (absolute === undefined) return { bytes, fileName, ...common }
+  const stem = fileName.slice(0, fileName.length - extname(fileName).length)
+  return { bytes: Buffer.from(`${JSON.stringify(absolute, null, 2)}\n`), fileName: `${stem}.json`, ...common }
+}
+
+/** The manifest with every relative local_path made absolute; undefined when there is none. */
+function withAbsolutePaths(manifest: Manifest, folder: string): Manifest | undefined {
+  if (manifest.kind !== 'convert') return undefined
+  if (manifest.disks.every((d) => isAbsolute(d.local_path))) return undefined
+  const disks = manifest.disks.map((d) => ({ ...d, local_path: resolve(folder, d.local_path) }))
+  return { ...manifest, disks }
+}
+
+export interface DiskRequest {
+  name?: string
+  format?: string
+  compress?: boolean
+}
+
+/**
+ * The manifest of one disk, OVA or OVF that lies somewhere: it is read where it lies.
+ * @throws ClientError 65 when its format cannot be told, or the name cannot be a file's
+ */
+export function diskManifest(path: string, o: DiskRequest = {}): Prepared {
+  const extension = extname(path).toLowerCase()
+  const format = diskFormats[extension]
+  if (format === undefined) {
+    throw new ClientError(
+      65,
+      `${path} is neither a manifest (.json, .yaml, .yml) nor a disk that can be told by its name (${Object.keys(diskFormats).join(' ')}).`,
+    )
+  }
+  const name = o.name ?? (basename(path).slice(0, -extension.length) || 'vm')
+  if (!safeName(name)) {
+    throw new ClientError(
+      65,
+      `${JSON.stringify(name)} cannot be the name of a result: it must be a single file name that does not begin with a dot. Choose one with --name.`,
+    )
+  }
+  const manifest = {
+    manifest_version: '1.0',
+    kind: 'convert',
+    name,
+    source: { provider: 'local', vm_name: name },
+    disks: [
+      {
+        id: 'disk-0',
+        source_format: format,
+        local_path: resolve(path),
+        ...(format === 'ova' || format === 'ovf' ? {} : { disk_type: 'boot' }),
+      },
+    ],
+    ...(o.format === undefined ? {} : { output: { format: o.format } }),
+    ...(o.compress === undefined ? {} : { compress: o.compress }),
+  }
+  return prepareBytes(Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`), `${name}.json`, dirname(resolve(path)))
+}

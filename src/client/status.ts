@@ -1,0 +1,171 @@
+/**
+ * Reading where jobs stand. output/ is what every client may read, on every host. Who may also read jobs/ gets the folders'
+ * word on a job's state: a status file can be older than the last rename.
+ */
+import { open, readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type FoundJob, type JobStatus, statusOf as foldersStatus, listJobs as listFolders } from '../spool/index.ts'
+import { ClientError } from './errors.ts'
+import { readJson } from './liveness.ts'
+import type { Place } from './place.ts'
+
+export type { JobStatus }
+export type JobStateName = JobStatus['state']
+
+export const finalStates: readonly JobStateName[] = ['succeeded', 'failed', 'cancelled', 'rejected']
+export const jobStates: readonly JobStateName[] = ['queued', 'held', 'running', 'retrying', ...finalStates]
+
+export function isFinal(status: JobStatus): boolean {
+  return finalStates.includes(status.state)
+}
+
+const ulid = /^[0-9A-HJKMNP-TV-Z]{26}$/
+/** What may be the beginning of a job id: long enough not to be a VM's name by accident. */
+const ulidPrefix = /^[0-9A-HJKMNP-TV-Z]{6,26}$/
+
+export function jobFolder(place: Place, id: string): string {
+  return join(place.layout.outputJobs, id)
+}
+
+/** The ids of all jobs that have a folder in output/jobs/, oldest first. */
+export async function jobIds(place: Place): Promise<string[]> {
+  try {
+    return (await readdir(place.layout.outputJobs)).filter((n) => ulid.test(n)).sort()
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw error
+  }
+}
+
+export async function statusOf(place: Place, id: string): Promise<JobStatus | undefined> {
+  return readJson<JobStatus>(join(jobFolder(place, id), 'status.json'))
+}
+
+/** The status of the last accepted job of an answer name. */
+export async function statusOfName(place: Place, name: string): Promise<JobStatus | undefined> {
+  if (name.includes('/') || name.includes('\0') || name === '' || name.startsWith('.')) return undefined
+  return readJson<JobStatus>(join(place.layout.output, `${name}.status.json`))
+}
+
+/**
+ * A job by its id, by an unambiguous beginning of its id (6 characters or more), or by its answer name: then the last
+ * accepted job of that name.
+ * @throws ClientError 2 when nothing or more than one job is meant
+ */
+export async function findJob(place: Place, which: string): Promise<JobStatus> {
+  const upper = which.toUpperCase()
+  if (ulid.test(upper)) {
+    const status = await statusOf(place, upper)
+    if (status !== undefined) return status
+  }
+  const named = await statusOfName(place, which)
+  if (named !== undefined) return named
+  if (ulidPrefix.test(upper)) {
+    const ids = (await jobIds(place)).filter((id) => id.startsWith(upper))
+    if (ids.length > 1) {
+      throw new ClientError(
+        2,
+        `"${which}" is the beginning of ${ids.length} job ids (${ids.slice(0, 3).join(', ')}${ids.length > 3 ? ', …' : ''}). Write more of the one you mean.`,
+      )
+    }
+    const status = ids.length === 1 ? await statusOf(place, ids[0]!) : undefined
+    if (status !== undefined) return status
+  }
+  throw new ClientError(
+    2,
+    `There is no job "${which}" in the spool "${place.instance}" (${place.layout.output}): neither a job's id, nor the beginning of one, nor the name of an answer. ` +
+      'See `vmspool list` for the jobs there are.',
+  )
+}
+
+/** The end of a job's log that may be asked for. */
+export function logPath(place: Place, id: string): string {
+  return join(jobFolder(place, id), 'log')
+}
+
+export interface ListFilter {
+  states?: readonly JobStateName[]
+  kind?: string
+  name?: string
+  /** at most this many, the newest */
+  limit?: number
+}
+
+/** Statuses of jobs, newest first. Reads one small file per job it looks at. */
+export async function listJobs(place: Place, filter: ListFilter = {}): Promise<JobStatus[]> {
+  const folders = await jobsInFolders(place)
+  const ids = [...new Set([...(await jobIds(place)), ...folders.keys()])].sort().reverse()
+  const found: JobStatus[] = []
+  const batch = 64
+  const limit = filter.limit ?? Number.POSITIVE_INFINITY
+  for (let i = 0; i < ids.length && found.length < limit; i += batch) {
+    const statuses = await Promise.all(ids.slice(i, i + batch).map((id) => currentStatus(place, id, folders.get(id))))
+    for (const status of statuses) {
+      if (status !== undefined && found.length < limit && matches(status, filter)) found.push(status)
+    }
+  }
+  return found
+}
+
+function matches(status: JobStatus, filter: ListFilter): boolean {
+  if (filter.states !== undefined && !filter.states.includes(status.state)) return false
+  if (filter.kind !== undefined && status.kind !== filter.kind) return false
+  return filter.name === undefined || status.name === filter.name
+}
+
+async function currentStatus(place: Place, id: string, job: FoundJob | undefined): Promise<JobStatus | undefined> {
+  return job === undefined ? statusOf(place, id) : foldersStatus(place.spool, job)
+}
+
+/** Where each job lies; empty for a client that may not read jobs/. */
+async function jobsInFolders(place: Place): Promise<Map<string, FoundJob>> {
+  try {
+    return new Map((await listFolders(place.spool)).map((job) => [job.name.id, job]))
+  } catch (error) {
+    if (['EACCES', 'EPERM', 'ENOENT'].includes(String((error as NodeJS.ErrnoException).code))) return new Map()
+    throw error
+  }
+}
+
+/** What the job left: its result file as the answer holds it; undefined when it has none (yet). */
+export async function resultOf(place: Place, status: JobStatus): Promise<Record<string, unknown> | undefined> {
+  const file = `${status.name}.result.json`
+  const own = [
+    join(jobFolder(place, status.id), 'answer', file),
+    join(jobFolder(place, status.id), 'result.json'),
+    join(place.layout.output, file),
+    join(place.layout.superseded, status.id, 'answer', file),
+    join(place.layout.superseded, status.id, file),
+  ]
+  for (const path of own) {
+    const result = await readJson<Record<string, unknown>>(path)
+    if (result !== undefined && (result.id === undefined || result.id === status.id)) return result
+  }
+  return undefined
+}
+
+/** Why a job failed, as its `.error` says it. */
+export async function errorTextOf(place: Place, status: JobStatus): Promise<string | undefined> {
+  const file = `${status.name}.error`
+  const paths = [
+    join(jobFolder(place, status.id), 'answer', file),
+    join(place.layout.superseded, status.id, 'answer', file),
+    join(place.layout.superseded, status.id, file),
+    join(place.layout.output, file),
+  ]
+  const current = await statusOfName(place, status.name)
+  for (const path of paths) {
+    if (path.startsWith(join(place.layout.output, file)) && current?.id !== status.id) continue
+    try {
+      const handle = await open(path, 'r')
+      try {
+        return (await handle.readFile('utf8')).trim()
+      } finally {
+        await handle.close()
+      }
+    } catch (error) {
+      if (!['ENOENT', 'ESTALE', 'ENOTDIR'].includes(String((error as NodeJS.ErrnoException).code))) throw error
+    }
+  }
+  return undefined
+}
