@@ -1,0 +1,10 @@
+/** Manifests: what a client asks for, read, checked and normalised (DESIGN section 3). */
+export type { Diagnostic } from '../text/diagnostic.ts'
+export { answerNameOf, bootDiskIndex } from './answers.ts'
+export type { CommandManifest } from './kinds/command.ts'
+export { type ConvertManifest, type Disk, outputFormats, sourceFormats } from './kinds/convert.ts'
+export { kindNames, type Manifest, type ManifestKind } from './kinds/index.ts'
+export type { MaintenanceManifest, VmManifest } from './kinds/others.ts'
+export type { ManifestDefaults } from './normalise.ts'
+export { maxManifestBytes, type ParseOptions, type ParseOutcome, parseManifest } from './parse.ts'
+export { safeName, unsafeNameReason } from './safe-name.ts'

@@ -1,0 +1,16 @@
+import type { z } from 'zod'
+import { type CommandManifest, commandManifest } from './command.ts'
+import { type ConvertManifest, convertManifest } from './convert.ts'
+import { type MaintenanceManifest, maintenanceManifest, type VmManifest, vmManifest } from './others.ts'
+
+export type Manifest = ConvertManifest | VmManifest | CommandManifest | MaintenanceManifest
+export type ManifestKind = Manifest['kind']
+
+export const kinds = {
+  convert: convertManifest,
+  vm: vmManifest,
+  command: commandManifest,
+  maintenance: maintenanceManifest,
+} satisfies Record<ManifestKind, z.ZodObject>
+
+export const kindNames = Object.keys(kinds) as readonly ManifestKind[]

@@ -1,0 +1,15 @@
+import { z } from 'zod'
+import { durationHint, durationPattern } from '../../text/units.ts'
+
+/** A duration as people write it; `normalise.ts` turns it into milliseconds beside the original. */
+export const duration = z
+  .union([z.number().min(0).max(1e10), z.string().regex(durationPattern, { error: `must be ${durationHint}` })], { error: `must be ${durationHint}` })
+  .meta({ description: 'A number of seconds, or text such as "90s", "5m", "2h", "1h30m".' })
+
+export const count = (max = Number.MAX_SAFE_INTEGER) => z.int().min(0).max(max)
+
+export const rfc3339 =
+  /^\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])[Tt ](?:[01]\d|2[0-3]):[0-5]\d:(?:[0-5]\d|60)(?:\.\d{1,9})?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)$/
+
+/** Free maps that belong to a later step; their content is that step's business. */
+export const freeMap = z.record(z.string(), z.unknown())

@@ -1,0 +1,41 @@
+import { resolve } from 'node:path'
+import { parseDuration } from '../text/units.ts'
+import type { Manifest } from './kinds/index.ts'
+
+export interface ManifestDefaults {
+  priority?: number
+  retry?: { max_attempts?: number; delay_ms?: number; factor?: number }
+}
+
+/** `retry` as DESIGN section 3 has it. */
+const standardRetry = { max_attempts: 3, delay_ms: 300_000, factor: 2 }
+
+/**
+ * A checked manifest in the form the rest of the program reads: durations in milliseconds beside the original, paths
+ * absolute, spelled-out variants reduced to one. Normalising twice changes nothing.
+ *
+ * Booleans that are absent stay absent: Go drops an explicit false, so "absent" and "false" are different statements
+ * (contracts A7 17), and each step chooses the safe default for what was not said.
+ */
+export function normalise(m: Manifest, o: { defaults?: ManifestDefaults; baseDir?: string  }): Manifest {
+  const out: Record<string, unknown> = { ...m }
+  delete out.submitter
+  if (m.timeout !== undefined) out.timeout_ms = Math.max(1, parseDuration(m.timeout)!)
+  if (m.not_before !== undefined) out.not_before_ms = Math.max(0, Date.parse(m.not_before.replace(/[t ]/, 'T').replace(/z$/, 'Z').replace(/:60/, ':59')))
+  if (m.retry !== undefined) {
+    const { delay } = m.retry as { delay?: unknown }
+    out.retry = {
+      ...standardRetry,
+      ...o.defaults?.retry,
+      ...m.retry,
+      ...(delay !== undefined && { delay_ms: parseDuration(delay) }),
+    }
+  }
+  if (m.kind === 'convert') {
+    if (o.baseDir !== undefined) out.disks = m.disks.map((d) => ({ ...d, local_path: resolve(o.baseDir!, d.local_path) }))
+    if (m.compress !== undefined) out.compress = (m.compress as unknown) === 'yes' ? true : (m.compress as unknown) === 'no' ? false : m.compress
+  }
+  if (m.kind === 'command' && m.command.argv === undefined)
+    out.command = { ...(m.command as object), argv: ['/bin/sh', '-c', m.command.shell] }
+  return out as unknown as Manifest
+}

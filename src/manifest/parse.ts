@@ -1,0 +1,179 @@
+import type { z } from 'zod'
+import { type Diagnostic, pathText, shortValue, valueAt } from '../text/diagnostic.ts'
+import { readJson } from '../text/json.ts'
+import { defaultLimits, lineCounter, offsetOf, type Reading } from '../text/source.ts'
+import { decodeUtf8 } from '../text/utf8.ts'
+import { readYaml } from '../text/yaml.ts'
+import { dialectOf } from './dialect.ts'
+import { kinds, type Manifest, type ManifestKind } from './kinds/index.ts'
+import { beyondSchema } from './beyond-schema.ts'
+import { isLenient } from './lenient.ts'
+import { type ManifestDefaults, normalise } from './normalise.ts'
+import { prepare, type Say } from './prepare.ts'
+import { safeName } from './safe-name.ts'
+import { sentenceOf } from './sentences.ts'
+
+/** A manifest is at most 1 MiB (DESIGN section 3). */
+export const maxManifestBytes = 1 << 20
+const mostDiagnostics = 100
+
+export interface ParseOptions {
+  /** The name of the drop: `.yaml` and `.yml` are YAML, everything else JSON. */
+  fileName: string
+  /** What fills in a partial `retry` block and a missing priority: the agent's configuration. */
+  defaults?: ManifestDefaults
+  /** Where a relative `local_path` starts from (`vmspool check FILE`, `convert`, `submit`). A drop has no folder, so without this one it is refused. */
+  baseDir?: string
+  /** Largest manifest in bytes; default and most 1 MiB. */
+  maxBytes?: number
+}
+
+export type ParseOutcome =
+  /** Valid. The diagnostics are warnings. */
+  | { state: 'complete'; manifest: Manifest; diagnostics: Diagnostic[]; format: 'json' | 'yaml' }
+  /** Wrong only in that it ends too early, or empty: it may still be being written. */
+  | { state: 'incomplete'; diagnostics: Diagnostic[] }
+  /** Wrong, whatever may follow. `partial` is what could be read of who asked for what; `answer` is a safe name. */
+  | { state: 'invalid'; diagnostics: Diagnostic[]; partial?: { answer?: string; kind?: string } }
+
+/**
+ * Reads and checks one manifest: pure, never throws, in time and memory bounded by its size. All errors are reported at
+ * once, each with path, value, what is allowed, what was probably meant, line and column.
+ *
+ * A proper prefix of a JSON object is always `incomplete`; a JSON error before the end of the input is `invalid` at once.
+ */
+export function parseManifest(bytes: Uint8Array, o: ParseOptions): ParseOutcome {
+  try {
+    return parse(bytes, o)
+  } catch (error) {
+    // Not reachable as far as fuzzing shows; an agent must survive a mistake here all the same.
+    const message = `The manifest could not be checked: ${error instanceof Error ? error.message : String(error)}. Please report this.`
+    return { state: 'invalid', diagnostics: [{ severity: 'error', path: '', message }] }
+  }
+}
+
+function parse(bytes: Uint8Array, o: ParseOptions): ParseOutcome {
+  const limit = Math.min(o.maxBytes ?? maxManifestBytes, maxManifestBytes)
+  if (bytes.length > limit)
+    return invalid([
+      { severity: 'error', path: '', message: `The manifest has ${bytes.length} bytes; at most ${limit} are read. Is this a disk under a manifest's name?` },
+    ])
+  const format = /\.ya?ml$/i.test(o.fileName) ? 'yaml' : 'json'
+  const decoded = decodeUtf8(bytes)
+  const locate = lineCounter(decoded.text)
+  const at = (offset: number | undefined) => (offset === undefined ? {} : locate(offset))
+  if (decoded.state === 'invalid') {
+    const reading = decoded.text === '' ? undefined : format === 'json' ? readJson(decoded.text, defaultLimits) : undefined
+    // A JSON text that is wrong before the bad byte is better explained by that.
+    if (reading?.state === 'invalid') return fromSyntax(reading, at)
+    return invalid([{ severity: 'error', path: '', message: decoded.message, ...at(decoded.text.length) }])
+  }
+  const reading = format === 'json' ? readJson(decoded.text) : readYaml(decoded.text)
+  if (reading.state !== 'complete') return fromSyntax(reading, at)
+  if (decoded.state === 'cut')
+    return {
+      state: format === 'json' ? 'invalid' : 'incomplete',
+      diagnostics: [{ severity: 'error', path: '', message: 'The file ends inside a UTF-8 character.', ...at(decoded.text.length) }],
+    }
+  return check(reading, o, format, at)
+}
+
+type At = (offset: number | undefined) => { line?: number; column?: number }
+
+function fromSyntax(reading: Exclude<Reading, { state: 'complete' }>, at: At): ParseOutcome {
+  const diagnostics: Diagnostic[] = [{ severity: 'error', path: '', message: reading.message, ...at(reading.offset) }]
+  if (reading.state === 'incomplete') return { state: 'incomplete', diagnostics }
+  return invalid(diagnostics, reading.partial)
+}
+
+function check(reading: Reading & { state: 'complete' }, o: ParseOptions, format: 'json' | 'yaml', at: At): ParseOutcome {
+  const { value: root, places, problems } = reading
+  const diagnostics: Diagnostic[] = problems.map((p) => ({ severity: p.severity, path: pathText(p.path), message: p.message, ...at(p.offset) }))
+  // Past a limit parts of the data are missing; what a check would say about them is noise.
+  if (problems.some((p) => p.severity === 'error')) return invalid(diagnostics, root)
+
+  const say: Say = (severity, path, message, more) => {
+    const { at: part, allowed, suggestion } = more ?? {}
+    const value = part === 'key' ? undefined : shortValue(valueAt(root, path))
+    diagnostics.push({
+      severity,
+      path: pathText(path),
+      message,
+      ...(value !== undefined && { value }),
+      ...(allowed && { allowed }),
+      ...(suggestion !== undefined && { suggestion }),
+      ...at(offsetOf(root, places, path, part)),
+    })
+  }
+
+  const dialect = dialectOf(root)
+  if (!('kind' in dialect)) {
+    say('error', dialect.path, dialect.message, dialect)
+    return invalid(diagnostics, root)
+  }
+  const schema = kinds[dialect.kind] as z.ZodObject
+  if (root.kind === null || root.kind === '') delete root.kind
+  if (root.priority === undefined && o.defaults?.priority !== undefined) root.priority = o.defaults.priority
+  prepare(root, schema, reading.written, say)
+  const parsed = schema.safeParse(root)
+  if (!parsed.success) reportIssues(parsed.error.issues, root, dialect.kind, say)
+  beyondSchema(root, dialect.kind, o, say)
+  if (diagnostics.some((d) => d.severity === 'error')) return invalid(diagnostics, root, dialect.kind)
+
+  // Without errors, every issue was one of a lenient field, and that field has been taken out.
+  const clean = parsed.success ? parsed : schema.safeParse(root)
+  if (!clean.success) {
+    reportIssues(clean.error.issues, root, undefined, say)
+    return invalid(diagnostics, root, dialect.kind)
+  }
+  return { state: 'complete', manifest: normalise(clean.data as Manifest, o), diagnostics: capped(diagnostics), format }
+}
+
+/** Issues as diagnostics. A lenient field (`lenient.ts`) only warns, and is left out of the manifest. */
+function reportIssues(issues: readonly z.core.$ZodIssue[], root: Record<string, unknown>, kind: ManifestKind | undefined, say: Say): void {
+  const dropped: (string | number)[][] = []
+  for (const issue of issues.slice(0, mostDiagnostics * 2)) {
+    const path = issue.path as (string | number)[]
+    const sentence = sentenceOf(issue, valueAt(root, path))
+    const lenient = kind === 'convert' ? isLenient(path, valueAt(root, path)) : undefined
+    if (lenient === undefined) say('error', path, sentence.message, sentence)
+    else {
+      if (lenient === 'drop') dropped.push(path)
+      say('warning', path, `${sentence.message}${lenient === 'drop' ? ' It is left out.' : ''}`, sentence)
+    }
+  }
+  // Last first, so that indexes of list items stay right; values were needed for the sentences until here.
+  for (const path of dropped.reverse()) drop(root, path)
+}
+
+function drop(root: Record<string, unknown>, path: (string | number)[]): void {
+  const holder = valueAt(root, path.slice(0, -1))
+  const key = path.at(-1)!
+  if (Array.isArray(holder)) holder.splice(key as number, 1)
+  else if (holder !== undefined) delete (holder as Record<string | number, unknown>)[key]
+}
+
+function invalid(diagnostics: Diagnostic[], root?: Record<string, unknown>, kind?: string): ParseOutcome {
+  const partial: { answer?: string; kind?: string } = {}
+  if (root !== undefined) {
+    const known = kind ?? (typeof root.kind === 'string' && Object.hasOwn(kinds, root.kind) ? root.kind : undefined)
+    if (known !== undefined) partial.kind = known
+    const named = [valueAt(root, ['source', 'vm_name']), root.name].filter((n): n is string => typeof n === 'string' && n !== '')
+    // Only the first that is given: an answer under another name would be found by the wrong client.
+    if (named[0] !== undefined && safeName(named[0])) partial.answer = named[0]
+    else if (named.length === 0 && known === 'convert') partial.answer = 'vm'
+  }
+  return { state: 'invalid', diagnostics: capped(diagnostics), ...(Object.keys(partial).length > 0 && { partial }) }
+}
+
+/** Errors before warnings, a wrong version before all (as Go's validator has it), then as they stand in the file. At most a hundred. */
+function capped(diagnostics: Diagnostic[]): Diagnostic[] {
+  const rank = (d: Diagnostic) => (d.severity === 'warning' ? 2 : d.path === 'manifest_version' ? 0 : 1)
+  const sorted = diagnostics.toSorted(
+    (a, b) => rank(a) - rank(b) || (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0),
+  )
+  if (sorted.length <= mostDiagnostics) return sorted
+  const rest = sorted.length - mostDiagnostics
+  const severity = sorted[mostDiagnostics]!.severity
+  return [...sorted.slice(0, mostDiagnostics), { severity, path: '', message: `There are ${rest} more findings like these.` }]
+}
