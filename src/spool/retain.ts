@@ -64,7 +64,8 @@ async function finishedAt(s: Spool, id: string): Promise<number> {
 
 async function removeQuarantine(s: Spool, path: string): Promise<void> {
   const record = await readRecord(s, path).catch(() => undefined)
-  if (record?.quarantine && !record.quarantine.includes('/')) await removeFile(s, join(s.layout.rejected, record.quarantine))
+  if (record?.quarantine && !record.quarantine.includes('/'))
+    await removeFile(s, join(s.layout.rejected, record.quarantine))
 }
 
 /** The public answer, if it is still this job's: its result says whose it is. */
@@ -106,7 +107,8 @@ async function removeStrays(s: Spool): Promise<void> {
   for (const id of await namesIn(s, s.layout.work)) {
     const state = known.get(id)
     if (!ULID.test(id) || s.clock.now() - ulidTime(id) < DAY) continue
-    if (state === undefined || state === 'done' || state === 'cancelled' || state === 'rejected') await removeTree(s, join(s.layout.work, id))
+    if (state === undefined || state === 'done' || state === 'cancelled' || state === 'rejected')
+      await removeTree(s, join(s.layout.work, id))
   }
   for (const file of await namesIn(s, s.layout.control)) {
     const id = /^cancel-([0-9A-Z]{26})\.json$/.exec(file)?.[1]
@@ -123,6 +125,14 @@ async function removeStrays(s: Spool): Promise<void> {
       () => undefined,
     )
     if (name !== undefined && !queue.has(name)) await removeFile(s, path)
+  }
+  // Temporary files of writers that were killed before their rename.
+  for (const dir of [s.layout.owners, s.layout.control, s.layout.output, s.layout.daemon]) {
+    for (const file of await namesIn(s, dir)) {
+      if (!file.startsWith('.') || !file.endsWith('.tmp')) continue
+      const stat = await s.fs.lstat(join(dir, file)).catch(() => undefined)
+      if (stat?.kind === 'file' && s.clock.now() - stat.mtime_ms > DAY) await removeFile(s, join(dir, file))
+    }
   }
   await forgetNamed(s, DAY)
 }

@@ -33,6 +33,29 @@ export async function drawTicket(
   key: string,
   id: string,
 ): Promise<{ mine: Ticket; older: Ticket[] }> {
+  // One at a time for each lane: two accepts of one agent that draw in step would go behind each other for ever.
+  const before = drawing.get(s)?.get(key)
+  const draw = (before ?? Promise.resolve()).then(
+    () => drawAlone(s, folder, key, id),
+    () => drawAlone(s, folder, key, id),
+  )
+  const lanes = drawing.get(s) ?? new Map()
+  drawing.set(s, lanes.set(key, draw))
+  try {
+    return await draw
+  } finally {
+    if (lanes.get(key) === draw) lanes.delete(key)
+  }
+}
+
+const drawing = new WeakMap<Spool, Map<string, Promise<unknown>>>()
+
+async function drawAlone(
+  s: Spool,
+  folder: string,
+  key: string,
+  id: string,
+): Promise<{ mine: Ticket; older: Ticket[] }> {
   const dir = join(s.layout.lanes, laneFolder(key))
   for (;;) {
     const lane = await readLane(s, key, true)

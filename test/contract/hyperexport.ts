@@ -1,0 +1,116 @@
+// What `hyperexport --hyper2kvm-daemon` does on disk, step by step (HyperSDK providers/common/pipeline.go and manifest/).
+// A script, not a mock: it shares no code with vmspool and only knows what the Go program knows.
+import { readFile, stat, writeFile } from 'node:fs/promises'
+import { basename, extname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { parse as parseYaml } from 'yaml'
+
+export interface HyperexportOptions {
+  watchDir: string
+  outputDir: string
+  manifestPath: string
+  /** the real client takes whole seconds, 0 means 5 */
+  pollMs: number
+  /** the real client takes whole minutes, 0 means 60 */
+  timeoutMs: number
+  /** a revision that checks `source` for nil before it reads the VM's name; the released one crashes there */
+  nilCheck?: boolean
+}
+
+/** The fields that the Go program reads. */
+interface GoManifest {
+  manifest_version?: string
+  source?: { vm_name?: string }
+  disks?: {
+    id?: string
+    source_format: string
+    bytes?: number
+    local_path?: string
+    checksum?: string
+    boot_order_hint?: number
+    disk_type?: string
+  }[]
+  vm?: { cpu?: number; mem_gb?: number; firmware?: string }
+  nics?: { mac?: string }[]
+}
+
+export interface PipelineResult {
+  success: boolean
+  outputPath?: string
+  error?: string
+  output: string[]
+}
+
+export async function hyperexport(o: HyperexportOptions): Promise<PipelineResult> {
+  const started = performance.now()
+  const fail = (error: string): PipelineResult => ({ success: false, error, output: [] })
+  for (const [what, dir] of [
+    ['watch', o.watchDir],
+    ['output', o.outputDir],
+  ] as const) {
+    try {
+      await stat(dir)
+    } catch {
+      return fail(`daemon ${what} directory not found: ${dir}: stat ${dir}: no such file or directory`)
+    }
+  }
+
+  const data = await readFile(o.manifestPath)
+  const yaml = ['.yaml', '.yml'].includes(extname(o.manifestPath))
+  const manifest: GoManifest = yaml ? parseYaml(data.toString()) : JSON.parse(data.toString())
+  const invalid = await validate(manifest)
+  if (invalid !== undefined) return fail(`validation failed: ${invalid}`)
+  if (manifest.source === undefined && !o.nilCheck) {
+    throw new Error('panic: runtime error: invalid memory address or nil pointer dereference')
+  }
+  const vmName: string = manifest.source?.vm_name || 'vm'
+
+  // os.WriteFile: O_WRONLY|O_CREATE|O_TRUNC, one write, no fsync, no rename, the constant name of the manifest.
+  await writeFile(join(o.watchDir, basename(o.manifestPath)), data, { flag: 'w', mode: 0o644 })
+
+  const image = join(o.outputDir, `${vmName}.qcow2`)
+  const errorFile = join(o.outputDir, `${vmName}.error`)
+  for (let tick = 1; ; tick++) {
+    const next = started + tick * o.pollMs
+    if (next - started > o.timeoutMs) return fail(`daemon processing timeout after ${o.timeoutMs / 60_000}m`)
+    await sleep(Math.max(0, next - performance.now()))
+    if (await exists(image)) {
+      const seconds = ((performance.now() - started) / 1000).toFixed(1)
+      return { success: true, outputPath: image, output: [`Daemon processed VM in ${seconds}s`] }
+    }
+    const text = await readFile(errorFile, 'utf8').catch(() => undefined)
+    if (text !== undefined) return fail(`daemon processing failed: ${text}`)
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  )
+}
+
+/** manifest.Validate in its order: version, disks, vm, nics. The first error wins. */
+async function validate(m: GoManifest): Promise<string | undefined> {
+  if (m.manifest_version !== '1.0') return `unsupported manifest version "${m.manifest_version ?? ''}": expected "1.0"`
+  if (!m.disks?.length) return 'manifest must have at least one disk'
+  const seen = new Set<string>()
+  for (const [i, disk] of m.disks.entries()) {
+    if (!disk.id) return `disk[${i}]: id is required`
+    if (!/^[a-zA-Z0-9_-]+$/.test(disk.id)) return `disk[${i}]: invalid id "${disk.id}"`
+    if (seen.has(disk.id)) return `duplicate disk ID: "${disk.id}"`
+    seen.add(disk.id)
+    if (!['vmdk', 'qcow2', 'raw', 'vhd', 'vhdx', 'vdi'].includes(disk.source_format))
+      return `disk[${i}]: invalid source_format`
+    if ((disk.bytes ?? 0) < 0) return `disk[${i}]: bytes must be non-negative`
+    if (!disk.local_path) return `disk[${i}]: local_path is required`
+    if (!(await exists(disk.local_path))) return `disk[${i}]: local_path does not exist: ${disk.local_path}`
+    if (disk.checksum && !/^sha256:[a-f0-9]{64}$/.test(disk.checksum)) return `disk[${i}]: invalid checksum format`
+    if ((disk.boot_order_hint ?? 0) < 0) return `disk[${i}]: boot_order_hint must be non-negative`
+    if (disk.disk_type && !['boot', 'data', 'unknown'].includes(disk.disk_type)) return `disk[${i}]: invalid disk_type`
+  }
+  if ((m.vm?.cpu ?? 0) < 0 || (m.vm?.mem_gb ?? 0) < 0) return 'vm: cpu and mem_gb must be non-negative'
+  if (m.vm?.firmware && !['bios', 'uefi', 'unknown'].includes(m.vm.firmware)) return 'vm: invalid firmware'
+  for (const nic of m.nics ?? []) if (nic.mac && nic.mac.length < 17) return 'nic: invalid mac'
+  return undefined
+}

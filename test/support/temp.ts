@@ -1,0 +1,19 @@
+import { randomUUID } from 'node:crypto'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+export interface TempDir extends AsyncDisposable {
+  path: string
+}
+
+/** A private folder that is removed at the end of the block: `await using dir = await tempDir()`. */
+export async function tempDir(): Promise<TempDir> {
+  const path = await mkdtemp(join(tmpdir(), 'vs-'))
+  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true, maxRetries: 5 }) }
+}
+
+/** An instance name that no other test and no real spool of this machine has: its control socket lies outside the root. */
+export function uniqueInstance(): string {
+  return `t${randomUUID().slice(0, 8)}`
+}
