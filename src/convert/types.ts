@@ -1,0 +1,133 @@
+import type { SourceFormat, Submitter } from '../images/index.ts'
+import type { ProcessIdentity } from '../process/index.ts'
+
+/** One entry of the manifest's `disks`; an OVA or OVF may turn into several. */
+export interface PlannedDisk {
+  /** `[a-zA-Z0-9_-]+` */
+  id: string
+  source_format: SourceFormat | 'ova' | 'ovf'
+  /** absolute */
+  path: string
+  /** the manifest's word for the file's size in bytes; 0 or absent: not stated */
+  bytes?: number
+  /** `sha256:<hex>` of the file */
+  checksum?: string
+  boot_order_hint?: number
+  label?: string
+  disk_type?: string
+}
+
+export type OutputFormat = 'qcow2' | 'raw' | 'vdi'
+
+/** What is to be made of which files. Paths are absolute; sizes bytes, times milliseconds. */
+export interface ConvertPlan {
+  /** the answer's name, a safe path component */
+  name: string
+  disks: PlannedDisk[]
+  /** index into `disks` */
+  boot: number
+  output: {
+    format: OutputFormat
+    compress: boolean
+    compression_type: 'zlib' | 'zstd'
+    /** also write `<name>.qcow2` when the format is another one */
+    poll_name: boolean
+  }
+  /** finished files are moved here at the end */
+  dir: string
+  /** ours alone, on the same filesystem as `dir`; copies and artefact records lie here */
+  scratch: string
+  /** folders of earlier attempts, the latest first; `dead`: nobody writes there any more */
+  earlier: readonly { dir: string; dead: boolean }[]
+  import_roots: readonly string[]
+  /** files below this folder were taken from the submitter, so only the file's own permissions count */
+  payload_dir?: string
+  submitter?: Submitter
+  max_virtual_size: number
+  reserve_bytes: number
+  threads: number
+  /** 0 turns the watchdog off */
+  no_progress_timeout_ms: number
+  verify_checksum: boolean
+  dry_run: boolean
+}
+
+export interface ConvertProgress {
+  phase: string
+  bytes_done?: number
+  bytes_total?: number
+  message?: string
+}
+
+/** How a conversion talks to whoever runs it. */
+export interface ConvertHooks {
+  /** aborting ends all children and throws the signal's reason */
+  signal: AbortSignal
+  progress(p: ConvertProgress): void
+  log(stream: 'stdout' | 'stderr' | 'agent', text: string): void
+  /** MUST be told of each child group before it can do harm */
+  spawned(id: ProcessIdentity): void
+}
+
+export interface StageWarning {
+  stage: string
+  message: string
+  timestamp: string
+}
+
+export interface StageReport {
+  name: string
+  success: boolean
+  duration_ms: number
+  result?: Record<string, unknown>
+  error?: string
+}
+
+/** How one disk was copied; more paths than qemu-img's come with the fast ones. */
+export type CopyPath = 'qemu-img'
+
+export interface DiskReport {
+  id: string
+  /** the manifest's disk it came from */
+  from: string
+  source: string
+  source_format: SourceFormat
+  subformat?: string
+  virtual_size_bytes: number
+  /** size of the source file, and what the manifest stated */
+  actual_bytes: number
+  expected_bytes?: number
+  checksum_verified: boolean
+  path: CopyPath
+  path_reason: string
+  /** true: an earlier attempt had made it */
+  adopted: boolean
+  boot: boolean
+  boot_order_hint: number
+  estimate_bytes: number
+  copy_ms?: number
+}
+
+export interface Artifact {
+  /** relative to the plan's `dir` */
+  path: string
+  disk_id: string
+  format: OutputFormat
+  size_bytes: number
+  allocated_bytes: number
+  compressed: boolean
+  boot: boolean
+  boot_order_hint: number
+  /** what `<name>.qcow2` is when another format was asked for */
+  note?: string
+}
+
+export interface ConvertReport {
+  dry_run: boolean
+  stages: StageReport[]
+  disks: DiskReport[]
+  artifacts: Artifact[]
+  warnings: StageWarning[]
+  /** dry run: what the copy would need */
+  estimate: { bytes: number; time_ms: number; free_bytes: number }
+}

@@ -1,0 +1,18 @@
+/** Untrusted images: opened without following links, checked before any tool sees them, read through qemu's block graph. */
+export { ImageError } from './errors.ts'
+export { type ByteSource, FormatError } from './formats/index.ts'
+export { type Graph, type GraphBuilder, graphBuilder } from './graph.ts'
+export { type GuardedImage, type GuardLimits, guardImage, type SourceFormat } from './guard.ts'
+export {
+  type CheckResult,
+  checkImage,
+  convertImage,
+  type ImageInfo,
+  imageInfo,
+  measure,
+  type QemuImgOptions,
+  qemuImg,
+} from './qemu-img.ts'
+export { allows, checkSubmitter, type Submitter, submitterOf } from './submitter.ts'
+export { isPlainName, type OpenedFile, openBeneath, openSibling } from './walk.ts'
+export { type ImageWindow, wholeFile } from './window.ts'

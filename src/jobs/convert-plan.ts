@@ -1,0 +1,119 @@
+import { dirname, isAbsolute, resolve } from 'node:path'
+import type { ConvertPlan } from '../convert/index.ts'
+import { submitterOf } from '../images/index.ts'
+import { bootDiskIndex, type ConvertManifest } from '../manifest/index.ts'
+import { type ConvertSettings, settingsOf } from './convert-settings.ts'
+import { type JobContext, JobError } from './types.ts'
+
+/** Notes on what the manifest asks for and will not get; `warnings` go into the result, `notes` into the log. */
+export interface PlanNotes {
+  warnings: { stage: string; message: string }[]
+  notes: string[]
+}
+
+/** Turns manifest, configuration and drop into a plan. @throws {JobError} bad-path */
+export async function planConversion(
+  m: ConvertManifest,
+  c: JobContext<ConvertManifest>,
+): Promise<{ plan: ConvertPlan } & PlanNotes> {
+  const s = settingsOf(c.config)
+  const said: PlanNotes = { warnings: notDone(m), notes: [] }
+  const format = m.output?.format ?? s.format
+  const boot = bootDiskIndex(m)
+  if (m.output?.directory !== undefined || m.output?.filename !== undefined) {
+    said.notes.push(
+      `output.directory and output.filename are not used: results are published under the name "${c.answer}" in the output folder of the spool.`,
+    )
+  }
+  if (m.pipeline?.convert?.compress_level !== undefined && m.pipeline.convert.compress_level > 0) {
+    said.notes.push('pipeline.convert.compress_level is not used: qemu-img has no levels for qcow2.')
+  }
+  const compress = wantsCompression(m, s, format, said)
+  const plan: ConvertPlan = {
+    name: c.answer,
+    disks: m.disks.map((d) => ({
+      id: d.id,
+      source_format: d.source_format,
+      path: sourcePath(d.local_path, c),
+      ...(d.bytes === undefined ? {} : { bytes: d.bytes }),
+      ...(d.checksum === undefined ? {} : { checksum: d.checksum }),
+      ...(d.boot_order_hint === undefined ? {} : { boot_order_hint: d.boot_order_hint }),
+      ...(d.label === undefined ? {} : { label: d.label }),
+      ...(d.disk_type === undefined ? {} : { disk_type: d.disk_type }),
+    })),
+    boot,
+    output: { format, compress, compression_type: s.compression_type, poll_name: s.poll_name },
+    dir: c.answerDir,
+    scratch: c.attemptDir,
+    earlier: [...c.earlierAttempts].sort((a, b) => b.epoch - a.epoch).map(({ dir, dead }) => ({ dir, dead })),
+    import_roots: s.import_roots,
+    ...(c.payloadDir === undefined ? {} : { payload_dir: resolve(c.payloadDir) }),
+    submitter: await submitterOf(c.drop.uid, c.drop.gid),
+    max_virtual_size: s.max_virtual_size,
+    reserve_bytes: s.reserve_bytes,
+    threads: s.threads,
+    no_progress_timeout_ms: s.no_progress_timeout_ms,
+    verify_checksum: s.verify_checksum,
+    dry_run: m.options?.dry_run === true,
+  }
+  return { plan, ...said }
+}
+
+/**
+ * `compress` of the manifest, else its pipeline's, else the configuration's. hyperexport writes `true` whatever it was asked for, so beside a
+ * libvirt definition it counts as auto: a compressed image is a slow disk for a running VM.
+ */
+function wantsCompression(m: ConvertManifest, s: ConvertSettings, format: string, said: PlanNotes): boolean {
+  const piped = m.pipeline?.convert?.compress
+  let want: unknown = m.compress ?? piped ?? s.compress
+  if (m.compress === undefined && piped === true && m.libvirt_integration?.enabled) {
+    said.notes.push(
+      'pipeline.convert.compress is taken as "auto", which means plain, because the job also defines the VM: a compressed image is a slow disk. "compress": true asks for it all the same.',
+    )
+    want = 'auto'
+  }
+  const compress = want === true || want === 'yes'
+  if (compress && format !== 'qcow2') {
+    said.notes.push(`compress is not used: the format ${format} has no compression.`)
+    return false
+  }
+  return compress
+}
+
+function notDone(m: ConvertManifest): PlanNotes['warnings'] {
+  const out: PlanNotes['warnings'] = []
+  const skipped = (stage: string, what: string, next: string) =>
+    out.push({ stage, message: `stage-skipped: ${what} was asked for and is not done by this version. ${next}` })
+  if (m.pipeline?.fix?.enabled)
+    skipped(
+      'fix',
+      'Guest fixing (pipeline.fix)',
+      'The disk is converted as it is; run virt-v2v-in-place on it if the guest does not boot.',
+    )
+  if (m.pipeline?.inspect?.collect_guest_info)
+    skipped('inspect', 'Guest inspection (pipeline.inspect.collect_guest_info)', 'Run virt-inspector on the result.')
+  if (m.configuration && Object.values(m.configuration).some((v) => v !== undefined)) {
+    skipped('fix', 'Guest configuration (configuration)', 'Run virt-customize on the result.')
+  }
+  if (m.libvirt_integration?.enabled)
+    skipped(
+      'libvirt_integration',
+      'Defining the VM in libvirt (libvirt_integration)',
+      'Define it by hand, e.g. with virt-install --import.',
+    )
+  return out
+}
+
+/** A relative path is meant from where the manifest was dropped, or from the payload that came with it. */
+function sourcePath(path: string, c: JobContext): string {
+  if (isAbsolute(path)) return path
+  const base = c.payloadDir ?? (isAbsolute(c.drop.file) ? dirname(c.drop.file) : c.config.queue)
+  if (base === undefined) {
+    throw new JobError(`The local_path ${JSON.stringify(path)} is relative, and it is not known from where.`, {
+      code: 'bad-path',
+      transient: false,
+      hint: 'Give an absolute path.',
+    })
+  }
+  return resolve(base, path)
+}
