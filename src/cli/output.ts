@@ -10,7 +10,7 @@ export function formatOption(
   formats: readonly Format[] = ['table', 'json', 'yaml', 'name'],
   initial: Format = 'table',
 ): Option {
-  return new Option('-o, --output <format>', `print as ${formats.join(', ')}`).choices([...formats]).default(initial)
+  return new Option('-o, --output <format>', 'how to print').choices([...formats]).default(initial)
 }
 
 export function out(text: string): void {

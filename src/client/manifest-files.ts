@@ -1,7 +1,14 @@
 /** From a file somebody names to a manifest that can be dropped. */
 import { open } from 'node:fs/promises'
-import { basename, dirname, extname, isAbsolute, resolve } from 'node:path'
-import { answerNameOf, type Diagnostic, type Manifest, parseManifest, safeName } from '../manifest/index.ts'
+import { basename, dirname, extname, resolve } from 'node:path'
+import {
+  answerNameOf,
+  type Diagnostic,
+  type Manifest,
+  maxManifestBytes,
+  parseManifest,
+  safeName,
+} from '../manifest/index.ts'
 import { ClientError } from './errors.ts'
 
 /** A manifest with errors: what `vmspool check` prints. */
@@ -14,12 +21,17 @@ export class ManifestError extends ClientError {
     const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : ''
     super(
       65,
-      `${file} is not a valid manifest: ${first?.path ? `${first.path}: ` : ''}${first?.message ?? 'it cannot be read.'}${more}`,
+      `${file} is not a valid manifest: ${first === undefined ? 'it cannot be read.' : sentenceOf(first)}${more}`,
     )
     this.name = 'ManifestError'
     this.file = file
     this.diagnostics = diagnostics
   }
+}
+
+/** A diagnostic as one sentence that says where. */
+export function sentenceOf(d: Diagnostic): string {
+  return d.path === '' || d.message.startsWith(d.path) ? d.message : `${d.path}: ${d.message}`
 }
 
 export interface Prepared {
@@ -30,8 +42,6 @@ export interface Prepared {
   manifest: Manifest
   warnings: readonly Diagnostic[]
 }
-
-export const maxManifestBytes = 1 << 20
 
 export const diskFormats: Readonly<Record<string, string>> = {
   '.vmdk': 'vmdk',
@@ -82,26 +92,27 @@ export async function prepareManifest(path: string): Promise<Prepared> {
 
 export function prepareBytes(bytes: Uint8Array, path: string, folder: string): Prepared {
   const fileName = basename(path)
-  const outcome = parseManifest(bytes, { fileName })
-  if (outcome.state !== 'complete') throw new ManifestError(path, outcome.diagnostics)
-  const absolute = withAbsolutePaths(outcome.manifest, folder)
+  const asIs = parseManifest(bytes, { fileName })
+  if (asIs.state === 'complete') return prepared(asIs, bytes, fileName)
+  const resolved = parseManifest(bytes, { fileName, baseDir: folder })
+  if (resolved.state !== 'complete') throw new ManifestError(path, resolved.diagnostics)
+  const stem = fileName.slice(0, fileName.length - extname(fileName).length)
+  return prepared(resolved, Buffer.from(`${JSON.stringify(resolved.manifest, null, 2)}\n`), `${stem}.json`)
+}
+
+function prepared(
+  outcome: { manifest: Manifest; diagnostics: Diagnostic[] },
+  bytes: Uint8Array,
+  fileName: string,
+): Prepared {
   const name = answerNameOf(outcome.manifest)
-  const common = {
-    manifest: absolute ?? outcome.manifest,
+  return {
+    bytes,
+    fileName,
+    manifest: outcome.manifest,
     warnings: outcome.diagnostics,
     ...(name === undefined ? {} : { name }),
   }
-  if (absolute === undefined) return { bytes, fileName, ...common }
-  const stem = fileName.slice(0, fileName.length - extname(fileName).length)
-  return { bytes: Buffer.from(`${JSON.stringify(absolute, null, 2)}\n`), fileName: `${stem}.json`, ...common }
-}
-
-/** The manifest with every relative local_path made absolute; undefined when there is none. */
-function withAbsolutePaths(manifest: Manifest, folder: string): Manifest | undefined {
-  if (manifest.kind !== 'convert') return undefined
-  if (manifest.disks.every((d) => isAbsolute(d.local_path))) return undefined
-  const disks = manifest.disks.map((d) => ({ ...d, local_path: resolve(folder, d.local_path) }))
-  return { ...manifest, disks }
 }
 
 export interface DiskRequest {

@@ -1,3 +1,4 @@
+import { dirname, resolve } from 'node:path'
 import { Command } from 'commander'
 import type { Diagnostic } from '../../manifest/index.ts'
 import { diagnosticText } from '../diagnostics.ts'
@@ -54,7 +55,10 @@ async function run(files: string[], o: Options): Promise<void> {
       continue
     }
     const shown = file === '-' ? '<stdin>' : file
-    const outcome = parseManifest(bytes, { fileName: file === '-' ? guessName(bytes) : file })
+    const outcome = parseManifest(bytes, {
+      fileName: file === '-' ? guessName(bytes) : file,
+      baseDir: file === '-' ? process.cwd() : dirname(resolve(file)),
+    })
     if (outcome.state === 'complete') {
       const name = answerNameOf(outcome.manifest)
       checked.push({

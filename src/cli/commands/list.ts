@@ -17,11 +17,7 @@ interface Options extends SpoolOptions {
 export default function define(): Command {
   return spoolOptions(new Command('list'))
     .description('List jobs, the newest first. `-o json` prints an array of status objects (docs/output.md).')
-    .addOption(
-      new Option('-s, --state <state...>', `only jobs in these states: ${jobStates.join(', ')}`).choices([
-        ...jobStates,
-      ]),
-    )
+    .addOption(new Option('-s, --state <state...>', 'only jobs in these states').choices([...jobStates]))
     .option('--kind <kind>', 'only jobs of this kind')
     .option('--name <name>', 'only jobs with this answer name')
     .option('-n, --limit <count>', 'at most this many; 0 for all', parseCount, 50)

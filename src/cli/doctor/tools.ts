@@ -1,5 +1,8 @@
 /** Programs that vmspool runs: are they there, which version, can they do what is asked of them. */
 import { execFile } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { type Finding, fail, note, ok, warn } from './types.ts'
 
@@ -50,7 +53,6 @@ async function qemuImg(): Promise<Finding> {
   if (major < 5 || (major === 5 && minor < 1)) {
     return fail('qemu-img', `${version} is too old: zstd compression and safe option handling came with 5.1.`, install)
   }
-  const help = await output('qemu-img', ['convert', '-O', 'qcow2', '-o', 'help'])
   const formats = (await output('qemu-img', ['--help']))?.text ?? ''
   const missing = ['vmdk', 'vhdx', 'vpc', 'vdi', 'raw', 'qcow2'].filter((f) => !new RegExp(`\\b${f}\\b`).test(formats))
   if (missing.length > 0) {
@@ -60,13 +62,33 @@ async function qemuImg(): Promise<Finding> {
       'Install the block driver package of your distribution (qemu-block-extra) or a fuller build.',
     )
   }
-  if (!/zstd/.test(help?.text ?? '')) {
+  if (!(await makesZstd())) {
     return note(
       'qemu-img',
       `${version}; built without zstd, so compressed output uses zlib and takes several times longer.`,
     )
   }
   return ok('qemu-img', version)
+}
+
+/** Whether this build can write zstd-compressed qcow2: by making an empty one. */
+async function makesZstd(): Promise<boolean> {
+  const folder = await mkdtemp(join(tmpdir(), 'vmspool-doctor-'))
+  try {
+    const made = await output('qemu-img', [
+      'create',
+      '-q',
+      '-f',
+      'qcow2',
+      '-o',
+      'compression_type=zstd',
+      join(folder, 'z.qcow2'),
+      '1M',
+    ])
+    return made?.code === 0
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
 }
 
 async function prlimit(): Promise<Finding> {

@@ -41,5 +41,6 @@ export const common = {
   group: z.string().optional(),
   hosts: texts.optional(),
   parent: z.string().optional(),
+  retry_of: z.string().optional().meta({ description: 'The id of the job that this one repeats (`vmspool retry`).' }),
   submitter: z.unknown().optional().meta({ description: 'Set by the agent; what a client writes here is dropped.' }),
 }
