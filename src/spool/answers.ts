@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { errno } from './errors.ts'
 import { ensureDir, listed, move, namesIn, removeTree } from './moves.ts'
-import { ANSWER_SUFFIXES, type Ticket, ULID } from './names.ts'
+import { ANSWER_SUFFIXES, publicationOrder, type Ticket, ULID } from './names.ts'
 import { me } from './owner.ts'
 import { randomHex, type Spool } from './spool.ts'
 
@@ -36,7 +36,8 @@ export async function publicFiles(s: Spool, answer: string): Promise<string[]> {
  */
 export async function supersede(s: Spool, answer: string, id: string, older: readonly Ticket[]): Promise<void> {
   for (const ticket of older) await supersedeAnswer(s, ticket.id)
-  const files = await publicFiles(s, answer)
+  // The reverse of publication: what pollers wait for disappears first, so that no image is ever seen without its parts.
+  const files = publicationOrder(await publicFiles(s, answer)).reverse()
   const mine = join(s.layout.old, me(s).id)
   for (const file of files) {
     const from = join(s.layout.output, file)

@@ -33,7 +33,8 @@ export async function claim(s: Spool, name: JobName): Promise<ClaimResult> {
   if (at > 0) return { state: 'lane-busy', behind: lane[0]!.id }
   if (at < 0) return { state: 'gone' } // a listing older than its ticket, or a name older than the job
   if (!(await takeOver(s, join(s.layout.new, name.file), name))) return { state: 'gone' }
-  return { state: 'claimed', claim: await openClaim(s, name) }
+  const opened = await openClaim(s, name)
+  return opened ? { state: 'claimed', claim: opened } : { state: 'gone' }
 }
 
 /** The claiming rename, wherever the job waits. Order in the lane is the caller's business. */
@@ -44,39 +45,55 @@ export async function takeOver(s: Spool, from: string, name: JobName): Promise<b
   return true
 }
 
-/** Reads a claimed job and makes its attempt folder. Also for a claim that heartbeat() found. */
-export async function openClaim(s: Spool, name: JobName): Promise<Claim> {
+/**
+ * Reads a claimed job and makes its attempt folder. Also for a claim that heartbeat() found.
+ * @returns undefined when the job is not ours any more, or when its attempt folder was used already: an attempt is never
+ *   worked on twice, so the job was given back under its next epoch.
+ */
+export async function openClaim(s: Spool, name: JobName): Promise<Claim | undefined> {
   const owner = me(s).id
-  const record = await readRecord(s, join(s.layout.claimed, owner, name.file))
+  let record: JobRecord
+  try {
+    record = await readRecord(s, join(s.layout.claimed, owner, name.file))
+  } catch (error) {
+    if (errno(error) === 'ENOENT') return undefined
+    throw error
+  }
   const jobDir = join(s.layout.work, name.id)
   const attemptDir = join(jobDir, `${name.epoch}-${owner}`)
+  const answerDir = join(attemptDir, 'answer')
+  const own = join(attemptDir, 'own')
   await ensureDir(s, jobDir)
   await ensureDir(s, attemptDir)
-  await ensureDir(s, join(attemptDir, 'answer'))
-  await ensureDir(s, join(attemptDir, 'own'))
+  if ((await s.fs.readdirFresh(attemptDir)).length > 0) {
+    await leave(s, name, s.layout.new, { epoch: name.epoch + 1 })
+    return undefined
+  }
+  await ensureDir(s, answerDir)
+  await ensureDir(s, own)
   const earlier: Claim['earlier'] = []
   for (const dir of await namesIn(s, jobDir)) {
     const m = /^(\d+)-(.+)$/.exec(dir)
     if (m && Number(m[1]) < name.epoch) earlier.push({ dir: join(jobDir, dir), epoch: Number(m[1]), owner: m[2]! })
   }
   earlier.sort((a, b) => a.epoch - b.epoch)
-  return { name, record, attemptDir, answerDir: join(attemptDir, 'answer'), earlier }
+  return { name, record, attemptDir, answerDir, earlier }
 }
 
 /** Back to new/ under a new epoch, without blame. */
 export async function giveBack(s: Spool, c: Claim): Promise<'new' | 'fenced'> {
-  return (await leave(s, c, s.layout.new, { epoch: c.name.epoch + 1 })) ? 'new' : 'fenced'
+  return (await leave(s, c.name, s.layout.new, { epoch: c.name.epoch + 1 })) ? 'new' : 'fenced'
 }
 
 /** A failure that may pass: into held/ until `dueMs` (wall clock), under a new epoch. */
 export async function retry(s: Spool, c: Claim, dueMs: number): Promise<'held' | 'fenced'> {
   const change = { epoch: c.name.epoch + 1, failures: c.name.failures + 1, due_ms: dueMs }
-  return (await leave(s, c, s.layout.held, change)) ? 'held' : 'fenced'
+  return (await leave(s, c.name, s.layout.held, change)) ? 'held' : 'fenced'
 }
 
-async function leave(s: Spool, c: Claim, dir: string, change: Partial<JobName>): Promise<boolean> {
-  const from = join(s.layout.claimed, me(s).id, c.name.file)
-  if (!(await move(s, from, join(dir, renamed(c.name, change).file)))) return false
+async function leave(s: Spool, name: JobName, dir: string, change: Partial<JobName>): Promise<boolean> {
+  const from = join(s.layout.claimed, me(s).id, name.file)
+  if (!(await move(s, from, join(dir, renamed(name, change).file)))) return false
   await s.sync(dir)
   return true
 }

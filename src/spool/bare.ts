@@ -170,14 +170,9 @@ async function takeBare(s: Spool, o: IntakeOptions, intent: BareIntent): Promise
   return completeBare(s, o, folder, id, intent)
 }
 
-/** Goes on with an intent that was cut off. */
-export async function resumeBare(s: Spool, o: IntakeOptions, folder: string, id: string, hasToken: boolean): Promise<Accepted[]> {
-  const path = join(folder, `${id}.payload`)
-  if (hasToken) {
-    await removeFile(s, path)
-    return []
-  }
-  const { bytes } = await s.fs.readFile(path, 1 << 20)
+/** Goes on with an intent that was cut off before its token was written. */
+export async function resumeBare(s: Spool, o: IntakeOptions, folder: string, id: string): Promise<Accepted[]> {
+  const { bytes } = await s.fs.readFile(join(folder, `${id}.payload`), 1 << 20)
   return completeBare(s, o, folder, id, JSON.parse(bytes.toString('utf8')))
 }
 
@@ -203,7 +198,9 @@ async function completeBare(s: Spool, o: IntakeOptions, folder: string, id: stri
   }
   const record = bareRecord(s, o, id, dir, intent, there)
   await writeToken(s, folder, record)
+  // The intent must be gone for good before the token leaves: an intent alone would make the job a second time.
   await removeFile(s, path)
+  await s.sync(folder)
   return finish(s, folder, [id])
 }
 

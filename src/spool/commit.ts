@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path'
 import type { Claim } from './attempt.ts'
-import { listed, move } from './moves.ts'
+import { ensureDir, listed, move } from './moves.ts'
 import { type Outcome, renamed } from './names.ts'
 import { me } from './owner.ts'
 import type { Spool } from './spool.ts'
@@ -42,8 +42,8 @@ export async function commit(
   if (outcome !== 'done') {
     const text = `${(content.error ?? `The job ended as ${outcome}.`).trimEnd()}\n`
     files.push([join(c.answerDir, `${answer}.error`), text], [join(own, 'error'), text])
-    await dropDisks(s, c)
   }
+  await setApart(s, c, outcome)
   await Promise.all(files.map(([path, text]) => s.fs.writeFile(path, text, { mode: 0o644, sync: false })))
   // Files before the folders that name them, folders before the rename that makes them count: after power loss a
   // committed job has its whole answer.
@@ -59,15 +59,19 @@ export async function commit(
   return 'committed'
 }
 
-/** A failed job answers with .error alone; what its handler had made stays in the attempt's folder for a retry or a look. */
-async function dropDisks(s: Spool, c: Claim): Promise<void> {
-  const files = await s.fs.readdir(c.answerDir)
-  const keep = new Set(['.report.json', '.result.json', '.status.json', '.error'].map((x) => c.record.answer + x))
-  const made = files.filter((f) => !keep.has(f))
-  if (made.length === 0) return
+/**
+ * A failed job answers with .error and no image, a done one with images and no .error (a commit as failed may have been tried
+ * before). What does not belong to the outcome stays in the attempt's folder for a retry or a look.
+ */
+async function setApart(s: Spool, c: Claim, outcome: Outcome): Promise<void> {
+  const { answer } = c.record
+  const told = new Set(['.report.json', '.result.json', '.status.json', '.error'].map((x) => answer + x))
+  const files = await s.fs.readdirFresh(c.answerDir)
+  const apart = files.filter((f) => (outcome === 'done' ? f === `${answer}.error` : !told.has(f)))
+  if (apart.length === 0) return
   const unused = join(c.attemptDir, 'unpublished')
-  await s.fs.mkdir(unused, 0o755).catch(() => {})
-  for (const f of made) await move(s, join(c.answerDir, f), join(unused, f))
+  await ensureDir(s, unused)
+  for (const f of apart) await move(s, join(c.answerDir, f), join(unused, f))
 }
 
 /** A commit whose reply was lost may even be published already. */

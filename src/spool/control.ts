@@ -87,6 +87,7 @@ export async function processCancels(s: Spool): Promise<JobName[]> {
 
 async function commitCancelled(s: Spool, name: JobName, by: string): Promise<void> {
   const c = await openClaim(s, name)
+  if (!c) return
   const at = new Date(s.clock.now()).toISOString()
   const error = `The job was cancelled before it ran, by ${by}. Nothing was converted. Drop it again to run it.`
   const base = { schema: 1, id: name.id, name: c.record.answer, kind: c.record.kind, state: 'cancelled', epoch: name.epoch }

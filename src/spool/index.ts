@@ -27,7 +27,7 @@ export { appendEvent, type SpoolEvent } from './events.ts'
 export { FINAL_STATES, type FoundJob, findJob, JOB_STATES, type JobState, listJobs, recordOf } from './find.ts'
 export { type FsckReport, fsck, type Problem } from './fsck.ts'
 export {
-  commitRejected,
+  commitRejection,
   type DropInspection,
   type IntakeOptions,
   type IntakeRound,

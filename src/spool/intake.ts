@@ -4,10 +4,12 @@
  */
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
-import { answerNameOf, type Diagnostic, type Manifest, type ParseOutcome, safeName } from '../manifest/index.ts'
+import { answerNameOf } from '../manifest/answers.ts'
+import type { Diagnostic, Manifest, ParseOutcome } from '../manifest/index.ts'
+import { safeName } from '../manifest/safe-name.ts'
 import { acceptToken, type Accepted, writeToken } from './accept.ts'
 import { publicFiles } from './answers.ts'
-import { openClaim } from './attempt.ts'
+import { type Claim, openClaim } from './attempt.ts'
 import { isBareDisk, reserveNamed, resumeBare, scanBare } from './bare.ts'
 import { commit } from './commit.ts'
 import { errno } from './errors.ts'
@@ -15,7 +17,7 @@ import type { EntryKind, FileStat } from './fs.ts'
 import { move, namesIn, removeFile } from './moves.ts'
 import { baseUlid, keyOf, nextUlid } from './names.ts'
 import { me } from './owner.ts'
-import type { JobRecord } from './record.ts'
+import { type JobRecord, readRecord } from './record.ts'
 import type { RawDrop, Spool } from './spool.ts'
 
 export interface IntakeSettings {
@@ -326,19 +328,25 @@ export async function finish(s: Spool, folder: string, ids: readonly string[]): 
   return out
 }
 
-/** Commits a claimed job whose record says that it was rejected. Also for one that a reaper gave back. */
-export async function commitRejected(s: Spool, a: Pick<Accepted, 'name' | 'record'>): Promise<'committed' | 'fenced'> {
+async function commitRejected(s: Spool, a: Accepted): Promise<'committed' | 'fenced'> {
   const c = await openClaim(s, a.name)
+  if (!c) return 'fenced'
+  return commitRejection(s, c)
+}
+
+/** Commits a claimed job whose record says that it was rejected: also one that a reaper gave back. */
+export async function commitRejection(s: Spool, c: Claim): Promise<'committed' | 'fenced'> {
   const at = new Date(s.clock.now()).toISOString()
-  const reason = a.record.rejected?.message ?? 'The drop was rejected.'
-  const base = { schema: 1, id: a.name.id, name: a.record.answer, kind: a.record.kind, state: 'rejected', epoch: a.name.epoch }
+  const { name, record } = c
+  const reason = record.rejected?.message ?? 'The drop was rejected.'
+  const base = { schema: 1, id: name.id, name: record.answer, kind: record.kind, state: 'rejected', epoch: name.epoch }
   return commit(s, c, 'rejected', {
     error: reason,
     result: {
       ...base,
       error: { code: 'rejected', message: reason },
-      diagnostics: a.record.diagnostics,
-      quarantine: a.record.quarantine,
+      diagnostics: record.diagnostics,
+      quarantine: record.quarantine,
       finished_at: at,
     },
     status: {
@@ -347,9 +355,9 @@ export async function commitRejected(s: Spool, a: Pick<Accepted, 'name' | 'recor
       since: at,
       finished_at: at,
       attempt: 0,
-      priority: a.name.priority,
-      accepted_at: a.record.drop.at,
-      drop_file: a.record.drop.file,
+      priority: name.priority,
+      accepted_at: record.drop.at,
+      drop_file: record.drop.file,
     },
   })
 }
@@ -363,7 +371,8 @@ async function recover(s: Spool, o: IntakeOptions): Promise<Accepted[]> {
 }
 
 async function recoverFolder(s: Spool, o: IntakeOptions, folder: string, own: boolean, out: Accepted[]): Promise<boolean> {
-  const files = await s.fs.readdir(folder)
+  // Sorted: a raw drop (id--name) is put away before its token (id.job) goes on.
+  const files = (await s.fs.readdir(folder)).sort()
   let left = 0
   const has = new Set(files)
   const raws = new Set(files.map((f) => /^([0-9A-Z]{26})--/.exec(f)?.[1]).filter((x) => x !== undefined))
@@ -380,14 +389,14 @@ async function recoverFolder(s: Spool, o: IntakeOptions, folder: string, own: bo
       left += 1
       await recoverKept(s, o, folder, file, id)
     } else if (rest === '.payload') {
-      left += 1
-      out.push(...(await resumeBare(s, o, folder, id, has.has(`${id}.job`))))
+      if (!has.has(`${id}.job`)) out.push(...(await resumeBare(s, o, folder, id)))
     } else if (rest === '.job') {
       const base = baseUlid(id)
       if (base !== id && raws.has(base) && !has.has(`${base}.job`)) {
         left += 1
         continue // the second of two rejections: the raw drop writes both again
       }
+      if (has.has(`${id}.payload`)) await removeFile(s, join(folder, `${id}.payload`)) // as completeBare() was about to
       await Promise.all([s.sync(folder), s.sync(s.layout.queue)])
       out.push(...(await finish(s, folder, [id])))
     }
@@ -405,9 +414,11 @@ async function recoverRaw(s: Spool, folder: string, file: string, id: string, ha
     if (!s.intake.raw.has(id)) s.intake.raw.set(id, { id, folder, file, name, signature: '', since: s.clock.mono() })
     return
   }
-  // The token is there: the raw drop is obsolete. Its hash is unknown here, so a later change of it cannot be told.
-  await move(s, join(folder, file), join(folder, `${id}.kept--${name}`))
-  await s.sync(folder)
+  // The token is there: the raw drop is obsolete, and goes where its predecessor was about to put it.
+  const record = await readRecord(s, join(folder, `${id}.job`))
+  const to = record.rejected ? join(s.layout.rejected, file) : join(folder, `${id}.kept--${name}`)
+  await move(s, join(folder, file), to)
+  await Promise.all([s.sync(folder), s.sync(s.layout.rejected)])
 }
 
 async function recoverKept(s: Spool, o: IntakeOptions, folder: string, file: string, id: string): Promise<void> {

@@ -66,7 +66,7 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
   const attempt = join(l.work, name.id, `${name.epoch}-${name.owner}`)
   const jobDir = join(l.outputJobs, name.id)
   await ensureDir(s, jobDir)
-  for (const file of await namesIn(s, join(attempt, 'own'))) await replace(s, join(attempt, 'own', file), join(jobDir, file))
+  for (const file of await namesIn(s, join(attempt, 'own'), true)) await replace(s, join(attempt, 'own', file), join(jobDir, file))
   await move(s, join(attempt, 'answer'), join(jobDir, 'answer'))
   await Promise.all([s.sync(jobDir), s.sync(l.outputJobs)])
 
@@ -97,7 +97,8 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
 }
 
 async function moveOut(s: Spool, from: string, to: string): Promise<void> {
-  for (const file of publicationOrder(await namesIn(s, from))) await replace(s, join(from, file), join(to, file))
+  // Fresh: an older listing could lack a part, and the image would be seen without it.
+  for (const file of publicationOrder(await namesIn(s, from, true))) await replace(s, join(from, file), join(to, file))
 }
 
 /** A move to a public name, which is not unique: only the source tells whether it happened. */

@@ -78,6 +78,7 @@ async function reapJob(s: Spool, claimed: string, name: JobName, out: Reaped): P
 /** Commits a claimed job as failed because the agents that ran it kept dying. */
 export async function giveUp(s: Spool, name: JobName): Promise<void> {
   const c = await openClaim(s, name)
+  if (!c) return
   const error =
     `The agent that ran this job died ${name.crashes} times, which is more than max_crashes (${s.maxCrashes}) allows. ` +
     `Read the agent's journal around these times, then run: vmspool retry ${name.id}`

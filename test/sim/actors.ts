@@ -1,0 +1,267 @@
+/** Agents and clients of the simulation. An agent runs the real protocol in three loops, as src/agent does. */
+import { answerText, diskText } from './answers.ts'
+import type { Node } from './disk.ts'
+import { fail } from './disk.ts'
+import type { Rules } from './rules.ts'
+import type { Proc, World } from './world.ts'
+import {
+  type Claim,
+  cancelRequests,
+  claim,
+  commit,
+  commitRejection,
+  giveBack,
+  heartbeat,
+  type IntakeOptions,
+  type JobName,
+  makePlan,
+  openClaim,
+  processCancels,
+  promoteDue,
+  publishCommitted,
+  reapDead,
+  requestCancel,
+  retain,
+  retry,
+  type Spool,
+  startOwner,
+  stopOwner,
+  takeAndAccept,
+  tidyOld,
+} from '../../src/spool/index.ts'
+import { layoutOf } from '../../src/spool/layout.ts'
+import { makeSpool } from '../../src/spool/spool.ts'
+import type { ParseOutcome } from '../../src/manifest/index.ts'
+
+export const LAYOUT = layoutOf({ root: '', instance: 's' })
+
+/** Enough of a parser: what is being tested is the spool. */
+function parse(bytes: Uint8Array): ParseOutcome {
+  const text = Buffer.from(bytes).toString('utf8')
+  try {
+    const manifest = JSON.parse(text)
+    if (typeof manifest.name !== 'string' && manifest.kind !== 'convert') throw new SyntaxError('no name')
+    if (manifest.bad) return { state: 'invalid', diagnostics: [], partial: { answer: manifest.name } }
+    return { state: 'complete', manifest, diagnostics: [], format: 'json' } as never
+  } catch {
+    return text.endsWith('}') ? { state: 'invalid', diagnostics: [] } : { state: 'incomplete', diagnostics: [] }
+  }
+}
+
+export const INTAKE: IntakeOptions = {
+  parse,
+  settings: {
+    max_manifest_bytes: 1 << 20,
+    yaml_quiet_ms: 1_000,
+    incomplete_after_ms: 1e12,
+    raw_keep_ms: 3_000,
+    file_stable_ms: 30_000,
+    bare_disks: true,
+    on_in_use: 'supersede',
+  },
+  knownKinds: new Set(['command', 'convert']),
+}
+
+export function spoolOf(world: World, proc: Proc, remote: boolean, maxCrashes = 50): Spool {
+  const r = world.random
+  // Every host has its own idea of the time: up to ten minutes off. Nothing may depend on it.
+  const skew = r.int(1_200_000) - 600_000
+  return makeSpool({
+    layout: LAYOUT,
+    fs: world.fsFor(proc),
+    clock: { now: () => 1_700_000_000_000 + world.mono + skew, mono: () => world.mono },
+    random: (n) => r.bytes(n),
+    leaseMs: 30_000,
+    maxCrashes,
+    remote,
+    log: (event, fields) => world.say(`${proc.name} log ${event} ${JSON.stringify(fields)}`),
+  })
+}
+
+/** An agent that lives until the scheduler kills it. */
+export function agent(world: World, rules: Rules, remote: boolean): Proc {
+  const r = world.random
+  const number = ++world.agents
+  const name = `A${number}`
+  return world.spawn(name, true, async (_fs, proc) => {
+    const s = spoolOf(world, proc, remote)
+    const self = () => ({ host: name, boot_id: `boot-${name}`, pidns: 1, pid: number, start_ticks: number })
+    const running = new Map<string, { stop: boolean }>()
+    while (!s.owner) {
+      try {
+        await startOwner(s, { self: self() })
+      } catch {
+        await world.pause(proc)
+      }
+    }
+
+    async function loop(body: () => Promise<void>): Promise<void> {
+      for (;;) {
+        try {
+          await body()
+        } catch (error) {
+          world.say(`${name} error ${String(error)}`)
+        }
+        await world.pause(proc)
+      }
+    }
+
+    /** `open` claims; from before it until the end the job counts as running, or a heartbeat would run it a second time. */
+    async function work(name: JobName, open: () => Promise<Claim | undefined>): Promise<void> {
+      const ticket = { stop: false }
+      running.set(name.file, ticket)
+      try {
+        const c = await open()
+        if (c) await attempt(world, s, c, ticket)
+      } finally {
+        running.delete(name.file)
+      }
+    }
+
+    const plan = await (async () => {
+      for (;;) {
+        try {
+          return await makePlan(s)
+        } catch {
+          await world.pause(proc)
+        }
+      }
+    })()
+
+    const intake = loop(async () => {
+      const { accepted } = await takeAndAccept(s, INTAKE)
+      for (const a of accepted) {
+        rules.told(a.name, a.record.answer)
+        if (a.state === 'new') plan.add(a.name)
+      }
+    })
+    const schedule = loop(async () => {
+      await plan.refresh()
+      const next = plan.next()
+      if (!next || !s.owner) return
+      await work(next, async () => {
+        const result = await claim(s, next)
+        if (result.state === 'lane-busy') plan.block(next)
+        return result.state === 'claimed' ? result.claim : undefined
+      })
+    })
+    const supervise = loop(async () => {
+      if (r.chance(0.5)) {
+        const before = new Set(running.keys())
+        const beat = await heartbeat(s)
+        if (beat.fenced) {
+          for (const t of running.values()) t.stop = true
+          await startOwner(s, { self: self() })
+          return
+        }
+        // What the folder says we own and nobody here works on: a claim whose reply was lost.
+        const forgotten = beat.owned.filter((n) => !running.has(n.file) && !before.has(n.file))
+        if (forgotten.length > 0) {
+          const name = r.pick(forgotten)
+          await work(name, () => openClaim(s, name))
+        }
+      }
+      if (r.chance(0.3)) await reapDead(s)
+      await publishCommitted(s)
+      if (r.chance(0.3)) await promoteDue(s)
+      if (r.chance(0.3)) await processCancels(s)
+      if (r.chance(0.1)) await tidyOld(s)
+      if (r.chance(0.02)) await retain(s, { done_ms: 86_400_000, failed_ms: 86_400_000, superseded_ms: 86_400_000 })
+      if (r.chance(0.01) && running.size === 0) {
+        await stopOwner(s)
+        while (!s.owner) await startOwner(s, { self: self() })
+      }
+    })
+    await Promise.all([intake, schedule, supervise])
+  })
+}
+
+/** One attempt: writes an answer of several files, and ends somehow. */
+async function attempt(world: World, s: Spool, c: Claim, state: { stop: boolean }): Promise<void> {
+  const r = world.random
+  const { name, record } = c
+  if (record.rejected) {
+    await commitRejection(s, c)
+    return
+  }
+  const asked = (await cancelRequests(s)).some((x) => x.id === name.id)
+  const z = r()
+  const outcome = asked
+    ? 'cancelled'
+    : z < 0.6
+      ? 'done'
+      : z < 0.75
+        ? 'failed'
+        : z < 0.9 && name.failures < 3
+          ? 'retry'
+          : 'give'
+  const mine = { id: name.id, epoch: name.epoch, owner: s.owner!.id }
+  await s.fs.writeFile(`${c.attemptDir}/scratch`, answerText(mine, 'scratch'), { mode: 0o644, sync: false })
+  if (outcome === 'done' || r.chance(0.3)) {
+    await s.fs.mkdir(`${c.answerDir}/${record.answer}.disks`, 0o755).catch((e) => {
+      if (e.code !== 'EEXIST') throw e
+    })
+    await s.fs.writeFile(`${c.answerDir}/${record.answer}.disks/data.qcow2`, diskText(mine), {
+      mode: 0o644,
+      sync: false,
+    })
+    await s.fs.writeFile(`${c.answerDir}/${record.answer}.qcow2`, diskText(mine), { mode: 0o644, sync: false })
+  }
+  if (state.stop) throw fail('EFENCED')
+  if (outcome === 'give') await giveBack(s, c)
+  else if (outcome === 'retry') await retry(s, c, s.clock.now() + r.int(100_000))
+  else
+    await commit(s, c, outcome, {
+      error: answerText(mine, 'error'),
+      result: { schema: 1, ...mine, finished_at: new Date(s.clock.now()).toISOString() },
+    })
+}
+
+/** A client that writes as hyperexport does: truncate, write in pieces, the same name again and again. */
+export function client(world: World, rules: Rules, index: number): Proc {
+  const r = world.random
+  return world.spawn(`C${index}`, false, async (fs, proc) => {
+    const open = world.opener(proc)
+    for (let n = 0; n < 3; n++) {
+      const drop = `D${index}.${n}`
+      const name = r.chance(0.4) ? 'artifact-manifest.json' : `m${index}.json`
+      const path = `${LAYOUT.queue}/${name}`
+      const body = {
+        kind: 'command',
+        name: r.pick(['a', 'b']),
+        priority: r.int(3),
+        labels: { drop },
+        ...(r.chance(0.2)
+          ? { not_before: new Date(1_700_000_000_000 + world.mono + r.int(200_000)).toISOString() }
+          : {}),
+        ...(r.chance(0.1) ? { bad: true } : {}),
+      }
+      const text = JSON.stringify(body)
+      const before = world.disk.tryFind(path)
+      if (before) rules.overwritten(before)
+      const node: Node = await open.create(path)
+      rules.opened(node, drop)
+      const cut = r.int(text.length)
+      if (r.chance(0.5)) await open.write(node, text.slice(0, cut))
+      await open.write(node, text)
+      await open.close(node, LAYOUT.queue, () => rules.dropped(drop))
+      if (r.chance(0.3)) {
+        const id = rules.anyJob(r)
+        if (id) {
+          rules.cancelAsked(id)
+          const s = spoolOf(world, proc, false)
+          await requestCancel(s, id, 'a client')
+        }
+      }
+      if (r.chance(0.2)) {
+        const disk = await open.create(`${LAYOUT.queue}/bare${index}${n}.qcow2`)
+        await open.write(disk, 'half')
+        await open.write(disk, `whole disk ${drop}`)
+        await open.close(disk, LAYOUT.queue, () => rules.droppedDisk(`bare${index}${n}`, `whole disk ${drop}`))
+      }
+    }
+    void fs
+  })
+}
+
+export type { JobName }

@@ -1,0 +1,257 @@
+/** The rules of DESIGN section 1, checked on the bare disk after every step that changed it. */
+import { fsck } from '../../src/spool/index.ts'
+import { parseJobName, type JobName } from '../../src/spool/names.ts'
+import { LAYOUT, spoolOf } from './actors.ts'
+import { readAnswer } from './answers.ts'
+import type { Node } from './disk.ts'
+import type { Random } from './random.ts'
+import type { World } from './world.ts'
+
+export class Violation extends Error {}
+
+interface Place {
+  state: string
+  path: string
+  name: JobName
+}
+
+const STATES = ['new', 'held', 'claimed', 'committed', 'done', 'failed', 'cancelled', 'rejected'] as const
+const FINAL = new Set(['done', 'failed', 'cancelled', 'rejected'])
+const ANSWERS = ['a', 'b', 'vm', 'm0', 'm1', 'm2', 'artifact-manifest']
+
+export class Rules {
+  private world: World
+  private seen = new Set<string>()
+  private toldJobs = new Map<string, string>()
+  /** when a job drew its last ticket: numbers start again in an empty lane, so they rank only those that share one */
+  private drawn = new Map<string, number>()
+  private ofDrop = new Map<string, string>()
+  private committed = new Map<string, string>()
+  private published = new Map<string, { id: string; node: number }>()
+  private cancels = new Set<string>()
+  private exempt = new Set<string>()
+  private openers = new Map<number, Set<string>>()
+  private lossy = new Set<string>()
+  private drops = new Set<string>()
+  private disks = new Map<string, string>()
+  private lostPower = false
+
+  constructor(world: World) {
+    this.world = world
+  }
+
+  told(name: JobName, answer: string): void {
+    this.toldJobs.set(name.id, answer)
+  }
+  dropped(drop: string): void {
+    this.drops.add(drop)
+  }
+  droppedDisk(stem: string, content: string): void {
+    this.disks.set(stem, content)
+  }
+  opened(node: Node, drop: string): void {
+    const set = this.openers.get(node.id) ?? new Set()
+    set.add(drop)
+    this.openers.set(node.id, set)
+    if (set.size > 1) for (const d of set) this.lossy.add(d)
+  }
+  overwritten(node: Node): void {
+    for (const d of this.openers.get(node.id) ?? []) this.lossy.add(d)
+  }
+  cancelAsked(id: string): void {
+    this.cancels.add(id)
+  }
+  anyJob(r: Random): string | undefined {
+    const ids = [...this.places().keys()]
+    return ids.length > 0 ? r.pick(ids) : undefined
+  }
+
+  /** Every rename passes here, to know in which order tickets were drawn. */
+  renamed(to: string): void {
+    const id = /lanes\/.*-([0-9A-Z]{26})$/.exec(to)?.[1]
+    if (id) this.drawn.set(id, this.world.steps)
+  }
+
+  private rank(id: string): number {
+    return this.drawn.get(id) ?? -1
+  }
+
+  private places(): Map<string, Place[]> {
+    const out = new Map<string, Place[]>()
+    for (const state of STATES) {
+      for (const [path] of this.world.disk.files(LAYOUT[state])) {
+        const name = parseJobName(path.slice(path.lastIndexOf('/') + 1))
+        if (!name) continue
+        const list = out.get(name.id)
+        if (list) list.push({ state, path, name })
+        else out.set(name.id, [{ state, path, name }])
+      }
+    }
+    return out
+  }
+
+  check(): void {
+    const places = this.places()
+    const working = new Map<string, string[]>()
+    for (const [id, list] of places) {
+      if (list.length > 1) throw new Violation(`TWO-STATES ${list.map((p) => p.path).join(' ')}`)
+      const { state, name, path } = list[0]!
+      if (!this.seen.has(id)) {
+        this.seen.add(id)
+        const record = JSON.parse(this.world.disk.find(path).data)
+        if (record.rejected) this.exempt.add(id)
+        const drop = record.manifest?.labels?.drop
+        if (drop) {
+          const other = this.ofDrop.get(drop)
+          if (other && other !== id) throw new Violation(`DROP-TWICE ${drop}: ${other} and ${id}`)
+          this.ofDrop.set(drop, id)
+        }
+      }
+      if (state === 'committed') {
+        const before = this.committed.get(id)
+        if (before && before !== name.file) throw new Violation(`COMMIT-TWICE ${before} and ${name.file}`)
+        this.committed.set(id, name.file)
+      }
+      if (state === 'claimed' && !this.cancels.has(id) && !this.exempt.has(id)) {
+        working.set(name.key, [...(working.get(name.key) ?? []), id])
+      }
+    }
+    for (const [key, ids] of working)
+      if (ids.length > 1) throw new Violation(`OVERLAP in lane ${key}: ${ids.join(' ')}`)
+    for (const id of this.toldJobs.keys()) if (!places.has(id)) throw new Violation(`LOST-JOB ${id}`)
+    this.checkAnswers(places)
+  }
+
+  private checkAnswers(places: Map<string, Place[]>): void {
+    const disk = this.world.disk
+    const output = disk.find(LAYOUT.output)
+    const file = (name: string) => {
+      const id = output.kids.get(name)
+      return id === undefined ? undefined : disk.nodes.get(id)!
+    }
+    for (const answer of ANSWERS) {
+      const image = file(`${answer}.qcow2`)
+      const error = file(`${answer}.error`)
+      if (image && error) throw new Violation(`BOTH image and error of ${answer}`)
+      for (const node of [image, error]) {
+        if (!node) continue
+        const maker = readAnswer(node.data)
+        if (!maker && node === image) throw new Violation(`TORN image ${answer}`)
+        if (!maker) continue // a rejection's or cancellation's own text
+        const { id, epoch } = maker
+        for (const [other, told] of this.toldJobs) {
+          if (told === answer && this.rank(other) > this.rank(id))
+            throw new Violation(`STALE-ANSWER ${answer} of ${id} though ${other} was accepted after it`)
+        }
+        const commit = this.committed.get(id)
+        if (!commit) throw new Violation(`PUBLISHED-UNCOMMITTED ${id}`)
+        const name = parseJobName(commit)!
+        if (name.epoch !== epoch || name.owner !== maker.owner)
+          throw new Violation(`WRONG-ATTEMPT ${answer}: ${node.data} but ${commit}`)
+        if (node === image) this.checkImage(answer, maker.id, maker.epoch, node)
+      }
+    }
+    const alive = new Set<number>()
+    if (this.published.size > 0) for (const [, node] of disk.files('/s/output')) alive.add(node.id)
+    for (const { id, node } of this.published.values())
+      if (!alive.has(node)) throw new Violation(`ANSWER-DELETED of ${id}`)
+  }
+
+  /** The image is published last: whoever sees it sees all of its answer. */
+  private checkImage(answer: string, id: string, epoch: number, node: Node): void {
+    const data = this.world.disk.tryFind(`${LAYOUT.output}/${answer}.disks/data.qcow2`)
+    const maker = data && readAnswer(data.data)
+    if (!maker || maker.id !== id || maker.epoch !== epoch)
+      throw new Violation(`PART-ANSWER ${answer} of ${id}: its second disk is ${data?.data ?? 'missing'}`)
+    const result = this.world.disk.tryFind(`${LAYOUT.output}/${answer}.result.json`)
+    if (!result?.data.includes(id))
+      throw new Violation(`PART-ANSWER ${answer} of ${id}: its result is ${result?.data ?? 'missing'}`)
+    this.published.set(`${id}`, { id, node: node.id })
+  }
+
+  /** After power loss: what was told is there, what was published stays committed; the rest may be forgotten. */
+  afterPower(): void {
+    this.lostPower = true
+    const places = this.places()
+    for (const id of this.toldJobs.keys()) if (!places.has(id)) throw new Violation(`LOST-JOB after power loss: ${id}`)
+    for (const id of [...this.seen]) {
+      if (places.has(id)) continue
+      this.seen.delete(id)
+      for (const [drop, job] of this.ofDrop) if (job === id) this.ofDrop.delete(drop)
+    }
+    for (const id of [...this.committed.keys()]) {
+      const state = places.get(id)?.[0]?.state
+      if (state === 'committed' || (state && FINAL.has(state))) continue
+      if (this.published.has(id)) throw new Violation(`PUBLISHED-THEN-UNCOMMITTED ${id}`)
+      this.committed.delete(id)
+    }
+    this.check()
+  }
+
+  /** Whether nothing is left to do. */
+  quiet(): boolean {
+    const disk = this.world.disk
+    if ([...disk.find(LAYOUT.queue).kids.keys()].some((n) => !n.startsWith('.'))) return false
+    for (const [path] of disk.files(LAYOUT.intake))
+      if (!/\/\.[^/]*$/.test(path)) {
+        // a drop whose writer lost power before it was whole waits for its end, rightly
+        if (this.lostPower && /--[^/]*$/.test(path)) continue
+        return false
+      }
+    for (const [, list] of this.places()) if (!FINAL.has(list[0]!.state)) return false
+    return true
+  }
+
+  why(): string {
+    const open = [...this.places().values()].map((l) => l[0]!).filter((p) => !FINAL.has(p.state))
+    const rest = [...this.world.disk.files(LAYOUT.intake)].map(([p]) => p)
+    const lanes = [...this.world.disk.files(LAYOUT.lanes)].map(([p]) => p)
+    return JSON.stringify({
+      queue: [...this.world.disk.find(LAYOUT.queue).kids.keys()],
+      intake: rest,
+      open: open.map((p) => p.path),
+      lanes,
+    })
+  }
+
+  /** What must hold when all is done. */
+  async atEnd(): Promise<void> {
+    this.check()
+    const disk = this.world.disk
+    const places = this.places()
+    const last = new Map<string, string>()
+    for (const [id, [place]] of places) {
+      const { answer } = JSON.parse(disk.find(place!.path).data)
+      const now = last.get(answer)
+      if (!now || this.rank(now) < this.rank(id)) last.set(answer, id)
+    }
+    for (const [answer, id] of last) {
+      const { state, name } = places.get(id)![0]!
+      const image = disk.tryFind(`${LAYOUT.output}/${answer}.qcow2`)
+      const error = disk.tryFind(`${LAYOUT.output}/${answer}.error`)
+      const maker = image && readAnswer(image.data)
+      if (state === 'done' && maker?.id !== id)
+        throw new Violation(`DONE-NO-ANSWER ${answer}: ${id} ended in epoch ${name.epoch}, image is ${image?.data}`)
+      if (state !== 'done' && (!error || image))
+        throw new Violation(`${state.toUpperCase()}-NO-ERROR ${answer} of ${id}`)
+    }
+    if (!this.lostPower) {
+      for (const drop of this.drops)
+        if (!this.lossy.has(drop) && !this.ofDrop.has(drop)) {
+          const rejected = [...disk.files(LAYOUT.rejected)].some(([, n]) => n.data.includes(drop))
+          if (!rejected) throw new Violation(`DROP-LOST ${drop}`)
+        }
+      const all = [...disk.files('/s')].filter(([p]) => !p.includes('/.work/'))
+      for (const [stem, content] of this.disks)
+        if (!all.some(([, n]) => n.data === content)) throw new Violation(`DISK-LOST ${stem}`)
+    }
+    const proc = this.world.spawn('fsck', false, async (_fs, p) => {
+      const report = await fsck(spoolOf(this.world, p, false))
+      const errors = report.problems.filter((x) => x.severity === 'error')
+      if (errors.length > 0) found.push(errors.map((e) => e.message).join(' '))
+    })
+    const found: string[] = []
+    while (this.world.procs.includes(proc)) if (!(await this.world.step(true))) break
+    if (found.length > 0) throw new Violation(`FSCK ${found.join(' ')}`)
+  }
+}
