@@ -1,0 +1,115 @@
+/**
+ * The effective configuration of one instance: every key has its value, durations are milliseconds, sizes bytes,
+ * paths absolute. A key's path here is its path in the YAML file and, in capitals with `_` for the dots, its
+ * environment variable: `lease.timeout`, `VMSPOOL_LEASE_TIMEOUT`.
+ */
+export interface Config {
+  /** Not a setting: which instance this is. */
+  instance: string
+  /** The folder of all spools; an instance is the tree `<root>/<instance>`. */
+  root: string
+  /** The drop box, when it lies elsewhere than `<root>/<instance>/queue` (same filesystem). */
+  queue?: string
+  /** What clients read, when it lies elsewhere than `<root>/<instance>/output`. */
+  output?: string
+  /** Where this instance's sockets lie: short, local, private to the host. */
+  runtime_dir: string
+
+  log: { level: 'debug' | 'info' | 'warn' | 'error' }
+  concurrency: {
+    /** Sum of the weights of all jobs at once. */
+    weight: number
+    /** Jobs at once; 0: only the weight counts. */
+    jobs: number
+  }
+  intake: {
+    /** Milliseconds between two listings of the queue. */
+    poll_ms: number
+    bare_disks: 'on' | 'off'
+    file_stable_timeout: number
+    import_roots: readonly string[]
+    max_manifest_bytes: number
+    yaml_quiet: number
+    incomplete_after: number
+    raw_keep: number
+    archive_processed: boolean
+    /** Most drops taken in one round. */
+    batch: number
+  }
+  lease: { timeout: number }
+  retry: {
+    enabled: boolean
+    max_attempts: number
+    delay: number
+    factor: number
+  }
+  max_crashes: number
+  convert: {
+    format: 'qcow2' | 'raw' | 'vdi'
+    compress: 'auto' | 'yes' | 'no'
+    compress_level: number
+    compression_type: 'zlib' | 'zstd'
+    max_virtual_size: number
+    qemu_threads: number
+    /** 0: no watchdog. */
+    no_progress_timeout: number
+    checksum: boolean
+    cleanup_source: boolean
+  }
+  space: { reserve_bytes: number; check_interval: number }
+  /** 0: kept for ever. */
+  retention: { done: number; failed: number; superseded: number }
+  on_in_use: 'reject' | 'supersede'
+  poll_name: 'on' | 'off'
+  drain: { timeout: number }
+  timeouts: {
+    /** The `timeout` of jobs that ask for none; 0: none. */
+    job: number
+    kill_grace: number
+  }
+  stats: { interval: number }
+  metrics: {
+    /** `host:port` for Prometheus and health checks over TCP; without it only the Unix socket. */
+    listen?: string
+  }
+  health: { stalled_after: number }
+  /** Prefixes of paths in manifests → where they lie on this host. */
+  path_map: Readonly<Record<string, string>>
+  libvirt: { enabled: boolean; uri: string; bridge: string; pool: string; autostart: boolean; emit_domain_xml: boolean }
+  fix: { fstab_mode: 'stabilize-all' | 'bypath-only' | 'noop'; regen_initramfs: boolean; update_grub: boolean }
+  notifications: {
+    enabled: boolean
+    on_success: boolean
+    on_failure: boolean
+    on_stalled: boolean
+    webhook_url?: string
+    webhook_type: 'generic' | 'slack' | 'discord'
+    email_enabled: boolean
+    email_smtp_host?: string
+    email_smtp_port: number
+    email_from?: string
+    email_to?: string
+    email_username?: string
+    email_password?: string
+  }
+}
+
+type Section = { [key: string]: unknown }
+type Join<A extends string, B extends string> = `${A}.${B}`
+/** Leaves of the configuration as dotted paths. Maps and lists are leaves. */
+export type Key = Exclude<Leaves<Omit<Config, 'path_map'>> | 'path_map', 'instance'>
+type Leaves<T> = {
+  [K in keyof T & string]-?: NonNullable<T[K]> extends readonly unknown[]
+    ? K
+    : NonNullable<T[K]> extends object
+      ? Join<K, Leaves<NonNullable<T[K]>>>
+      : K
+}[keyof T & string]
+export type ValueOf<K extends string, T = Config> = K extends `${infer A}.${infer B}`
+  ? A extends keyof T
+    ? ValueOf<B, NonNullable<T[A]>>
+    : never
+  : K extends keyof T
+    ? T[K]
+    : never
+export type Nested = Section
