@@ -13,7 +13,7 @@ export type Alias =
   /** Means nothing here; why. `harmless`: values that ask for what happens anyway and are not worth a warning. */
   | { ignored: string; harmless?: readonly unknown[] }
 
-const conversions: Record<string, Alias> = {
+const units: Record<string, Alias> = {
   watch_dir: { key: 'queue' },
   output_dir: { key: 'output' },
   log_level: { key: 'log.level' },
@@ -71,9 +71,12 @@ const daemon: Record<string, Alias> = {
 }
 
 /** By their path in lower case. The names of the units are written in capitals there and may be here. */
-export const aliases: ReadonlyMap<string, Alias> = new Map(Object.entries({ ...conversions, ...daemon }))
+export const aliases: ReadonlyMap<string, Alias> = new Map(Object.entries({ ...units, ...daemon }))
 
-export const aliasNames: readonly string[] = [...Object.keys(conversions).map((n) => n.toUpperCase()), ...Object.keys(daemon)]
+/** Those of the EnvironmentFile. */
+export const environmentNames: ReadonlySet<string> = new Set(Object.keys(units))
+
+export const aliasNames: readonly string[] = [...aliases.keys()].map((n) => (environmentNames.has(n) ? n.toUpperCase() : n))
 
 /** `"-O qcow2 -c -p"`: the parts of qemu-img convert's options that are settings here. Returns what is wrong as text. */
 function qemuOptions(value: unknown): { key: Key; value: unknown }[] | string {

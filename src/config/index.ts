@@ -2,5 +2,6 @@
 export { ConfigError, type ConfigDiagnostic } from './error.ts'
 export { type Loaded, type LoadOptions, loadConfig } from './load.ts'
 export { defaultRoot, defaultRuntimeDir, instanceFault, systemRoot } from './places.ts'
+export { configSchema } from './schema.ts'
 export { reloadable, secret } from './settings.ts'
 export type { Config, Key as ConfigKey } from './types.ts'

@@ -1,0 +1,149 @@
+/**
+ * The files that clients read in output/ (DESIGN section 4), as zod schemas: the types of those who write them and the
+ * JSON Schemas in schemas/ both come from here. Fields are only ever added; readers must ignore those they do not know.
+ */
+import { z } from 'zod'
+
+const time = z.string().meta({ format: 'date-time', description: 'RFC 3339, UTC.' })
+const ulid = z.string().regex(/^[0-9A-HJKMNP-TV-Z]{26}$/i)
+const bytes = z.int().min(0)
+const schema1 = z.literal(1)
+
+export const jobStates = ['queued', 'held', 'running', 'retrying', 'succeeded', 'failed', 'cancelled', 'rejected'] as const
+
+const identity = {
+  schema: schema1,
+  id: ulid.meta({ description: 'The job.' }),
+  name: z.string().meta({ description: 'The answer name: what the files in output/ are called.' }),
+  kind: z.string(),
+}
+
+const progress = z.looseObject({
+  bytes_done: bytes.optional(),
+  bytes_total: bytes.optional(),
+  percent: z.number().min(0).max(100).optional(),
+  rate_bytes_per_s: z.number().min(0).optional(),
+  eta_ms: z.number().min(0).optional(),
+  message: z.string().optional(),
+})
+
+/** `<name>.status.json` and `jobs/<id>/status.json`. */
+export const statusSchema = z
+  .looseObject({
+    ...identity,
+    state: z.enum(jobStates),
+    phase: z.string().optional().meta({ description: 'What a running job is doing.' }),
+    reason: z.string().optional().meta({ description: 'Why it is in this state, as a sentence.' }),
+    since: time.meta({ description: 'Since when it is in this state.' }),
+    waiting_on: z.string().optional().meta({ description: 'What it waits for, as the end of "waiting for …".' }),
+    progress: progress.optional(),
+    attempt: z.int().min(0).meta({ description: 'Which try this is; 0: it never ran.' }),
+    epoch: z.int().min(0),
+    owner: z.string().optional().meta({ description: 'The agent process that has it.' }),
+    priority: z.int().min(0).max(9),
+    accepted_at: time,
+    started_at: time.optional(),
+    finished_at: time.optional(),
+    exit_code: z.int().optional(),
+    signal: z.string().optional(),
+    drop_file: z.string().meta({ description: 'The name under which it was dropped in queue/.' }),
+    output: z.array(z.string()).optional().meta({ description: 'Files of the answer, relative to output/.' }),
+  })
+  .meta({ title: 'Status of a job' })
+
+const diagnostic = z.looseObject({
+  severity: z.enum(['error', 'warning']).optional(),
+  path: z.string().optional(),
+  message: z.string(),
+  value: z.unknown().optional(),
+  allowed: z.array(z.string()).optional(),
+  suggestion: z.string().optional(),
+  line: z.int().optional(),
+  column: z.int().optional(),
+})
+
+/** `<name>.result.json`: the last word on a job. */
+export const resultSchema = z
+  .looseObject({
+    ...identity,
+    state: z.enum(['succeeded', 'failed', 'cancelled', 'rejected']),
+    epoch: z.int().min(0),
+    summary: z.string().optional(),
+    started_at: time.optional(),
+    finished_at: time,
+    duration_ms: z.number().min(0).optional(),
+    exit_code: z.int().optional(),
+    signal: z.string().optional(),
+    error: z
+      .looseObject({
+        code: z.string().meta({ description: 'Short and stable, for programs.' }),
+        message: z.string().meta({ description: 'What happened, to what, why: the text of <name>.error.' }),
+        hint: z.string().optional().meta({ description: 'What to do next.' }),
+        phase: z.string().optional(),
+        transient: z.boolean().optional(),
+      })
+      .optional()
+      .meta({ description: 'Of every job that did not succeed.' }),
+    artifacts: z
+      .array(
+        z.looseObject({
+          path: z.string().meta({ description: 'Relative to output/.' }),
+          disk_id: z.string().optional(),
+          format: z.string().optional(),
+          size_bytes: bytes.optional(),
+          sha256: z.string().optional(),
+        }),
+      )
+      .optional(),
+    phases: z.array(z.looseObject({ name: z.string(), duration_ms: z.number().min(0), detail: z.unknown().optional() })).optional(),
+    warnings: z.array(diagnostic).optional(),
+    diagnostics: z.array(diagnostic).optional().meta({ description: 'What was wrong with a rejected manifest.' }),
+  })
+  .meta({ title: 'Result of a job' })
+
+/** `queue/.errors/<file>.error.json` beside a bare disk whose job failed, in the schema of the hyper2kvm daemon (contracts A6). */
+export const errorSchema = z
+  .looseObject({
+    filename: z.string(),
+    filepath: z.string(),
+    file_size_mb: z.number().min(0),
+    timestamp: time,
+    error: z.string(),
+    phase: z.string(),
+    exception_traceback: z.string().nullable().optional(),
+    suggestion: z.string().optional(),
+    job_id: ulid.optional(),
+  })
+  .meta({ title: 'Why a dropped disk failed' })
+
+/** `owners/<owner>.json`: an agent process and its sign of life. */
+export const leaseSchema = z
+  .looseObject({
+    schema: schema1,
+    owner: z.string(),
+    host: z.string(),
+    boot_id: z.string(),
+    pidns: z.int(),
+    pid: z.int().min(1),
+    start_ticks: z.int().min(0).meta({ description: '/proc/<pid>/stat field 22.' }),
+    role: z.enum(['main', 'worker']),
+    instance: z.string(),
+    started_at: time,
+    counter: z.int().min(0).meta({ description: 'Rises with every heartbeat; the only sign of life that counts.' }),
+    version: z.string().optional(),
+  })
+  .meta({ title: 'Lease of an agent' })
+
+/** A line of `output/.daemon/events.jsonl`. */
+export const eventSchema = z
+  .looseObject({
+    at: time,
+    event: z.string(),
+    job: ulid.optional(),
+    name: z.string().optional(),
+    drop_file: z.string().optional(),
+    owner: z.string().optional(),
+  })
+  .meta({ title: 'Event' })
+
+export type JobStatus = z.output<typeof statusSchema>
