@@ -304,7 +304,7 @@ async function writeRejections(
   kind = 'convert',
 ): Promise<string[]> {
   const errors = diagnostics.filter((d) => d.severity === 'error')
-  const message = `The drop ${raw.name} was rejected: ${errors.map((d) => (d.path ? `${d.path}: ${d.message}` : d.message)).join(' ')}`
+  const message = `The drop ${raw.name} was rejected: ${errors.map((d) => (d.path && !d.message.startsWith(d.path) ? `${d.path}: ${d.message}` : d.message)).join(' ')}`
   const ids = answers.map((_, i) => (i === 0 ? raw.id : nextUlid(raw.id)))
   for (const [i, answer] of [...answers.entries()].reverse()) {
     const record = recordOf(s, { ...raw, id: ids[i]! }, stat, sha256, { kind } as Manifest, answer, diagnostics)
