@@ -1,5 +1,6 @@
 import { Command } from 'commander'
-import { type Format, formatOption, printRows, printValue, say } from '../output.ts'
+import { diagnosticText } from '../diagnostics.ts'
+import { type Format, formatOption, printRows, printValue, say, wantsColour } from '../output.ts'
 import { type SpoolOptions, spoolOptions } from '../spool-options.ts'
 
 interface Options extends SpoolOptions {
@@ -29,10 +30,18 @@ Exit code 78 when the configuration has errors; all of them are named.`,
 }
 
 async function run(name: string | undefined, o: Options): Promise<void> {
-  const { loadConfig } = await import('../../config/index.ts')
+  const { loadConfig, secret } = await import('../../config/index.ts')
   const { defaultInstance } = await import('../../client/place.ts')
   const instance = name ?? o.instance ?? (process.env.VMSPOOL_INSTANCE || defaultInstance)
-  const { config, origin, files } = loadConfig({ instance, root: o.root, configFile: o.config, env: process.env })
+  const {
+    config: real,
+    origin,
+    files,
+    warnings,
+  } = loadConfig({ instance, root: o.root, configFile: o.config, env: process.env })
+  for (const w of warnings) say(diagnosticText(w.file, w, wantsColour(process.stderr)))
+  const config = structuredClone(real)
+  for (const key of secret) hide(config, key)
   if (o.output === 'json' || o.output === 'yaml') return printValue(o.output, { config, origin, files })
   const rows = Object.keys(origin)
     .sort()
@@ -50,6 +59,16 @@ async function run(name: string | undefined, o: Options): Promise<void> {
     empty: 'The configuration is empty.',
   })
   if (o.output === 'table') say(files.length === 0 ? 'No configuration file was read.' : `Read: ${files.join(', ')}`)
+}
+
+/** A password is in force, but it is nobody's business what it is. */
+function hide(root: unknown, path: string): void {
+  const steps = path.split('.')
+  const last = steps.pop()!
+  const holder = steps.reduce<unknown>((at, step) => (at as Record<string, unknown> | undefined)?.[step], root)
+  if (typeof holder === 'object' && holder !== null && (holder as Record<string, unknown>)[last] !== undefined) {
+    ;(holder as Record<string, unknown>)[last] = '(hidden)'
+  }
 }
 
 function valueAt(root: unknown, path: string): unknown {

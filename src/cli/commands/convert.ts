@@ -1,0 +1,165 @@
+import { access } from 'node:fs/promises'
+import { extname, resolve } from 'node:path'
+import { Command, Option } from 'commander'
+import type { Prepared } from '../../client/manifest-files.ts'
+import type { Place } from '../../client/place.ts'
+import { diagnosticText } from '../diagnostics.ts'
+import { CliError, exitCodes } from '../errors.ts'
+import { out, say, wantsColour } from '../output.ts'
+import { type SpoolOptions, spoolOptions } from '../spool-options.ts'
+import { type WaitFlags, waitFlags } from '../waiting.ts'
+
+export interface ConvertOptions extends SpoolOptions, WaitFlags {
+  output: string
+  name?: string
+  format?: string
+  compress?: boolean
+  direct?: boolean
+  overwrite?: boolean
+  dryRun?: boolean
+}
+
+export default function define(): Command {
+  const command = new Command('convert')
+    .description(
+      'Convert a disk, an OVA or what a manifest names, into a folder. A live agent of the instance does it when there is one, so that its limits hold; else the very same engine runs here. Which of the two is said on stderr; the paths made are printed on stdout, the boot disk last.',
+    )
+    .argument('<source>', 'a disk (.vmdk .vhd .vhdx .vdi .qcow2 .raw .img), an .ova or .ovf, or a manifest')
+    .requiredOption('-o, --output <dir>', 'the folder for the results; made when missing')
+    .option('--name <name>', 'what the results are called (default: as the manifest says, or as the source is called)')
+    .addOption(
+      new Option(
+        '--format <format>',
+        'format of the results (default: as the manifest or the configuration says)',
+      ).choices(['qcow2', 'raw', 'vdi']),
+    )
+    .option('--compress', 'compress the result (qcow2); good for archives, slow for running VMs')
+    .option('--no-compress', 'do not compress it')
+    .option('--direct', 'do not look for an agent')
+    .option('--overwrite', 'replace results of that name')
+    .option('--dry-run', 'touch nothing; estimate size and time')
+  return waitFlags(spoolOptions(command))
+    .addHelpText(
+      'after',
+      `
+Examples:
+  vmspool convert web-01.vmdk -o /var/lib/images
+  vmspool convert appliance.ova -o . --name appliance --format raw
+  vmspool convert export/artifact-manifest.json -o out --compress --instance vsphere
+
+Exit codes: 0 converted, 1 the conversion failed, 65 the manifest is bad, 124 --timeout passed (with an
+agent the job goes on), 130 interrupted (with an agent the job goes on; directly nothing is left behind).`,
+    )
+    .action(run)
+}
+
+async function run(source: string, o: ConvertOptions): Promise<void> {
+  const { locate } = await import('../../client/place.ts')
+  const prepared = await prepare(source, o)
+  const place = await locate(o)
+  const name = prepared.name ?? 'vm'
+  if (!o.overwrite && !o.dryRun) await refuseExisting(resolve(o.output), name)
+  const agent = o.direct || o.dryRun ? undefined : await findAgent(place)
+  if (agent !== undefined) {
+    say(`Converting "${name}" through the agent of "${place.instance}" (pid ${agent.pid} on ${agent.host}).`)
+    const { convertThroughAgent } = await import('../convert/through-agent.ts')
+    return convertThroughAgent(place, prepared, o)
+  }
+  const why = o.direct ? 'as asked' : o.dryRun ? 'as a dry run' : `no agent of "${place.instance}" is running`
+  say(`Converting "${name}" directly (${why}).`)
+  const { convertHere } = await import('../convert/here.ts')
+  return convertHere(place, prepared, o)
+}
+
+/** The manifest of the source, with what the command line says put over it. */
+async function prepare(source: string, o: ConvertOptions): Promise<Prepared> {
+  const { diskManifest, isDiskFile, ManifestError, prepareBytes, prepareManifest } = await import(
+    '../../client/manifest-files.ts'
+  )
+  const colour = wantsColour(process.stderr)
+  try {
+    if (isDiskFile(source)) {
+      await access(source)
+      const request = { name: o.name, format: o.format, compress: o.compress }
+      return withOptions(diskManifest(source, definedOnly(request)), o, prepareBytes)
+    }
+    if (!['.json', '.yaml', '.yml'].includes(extname(source).toLowerCase())) diskManifest(source)
+    const prepared = withOptions(await prepareManifest(source), o, prepareBytes)
+    for (const d of prepared.warnings) say(diagnosticText(source, d, colour))
+    if (prepared.manifest.kind !== 'convert') {
+      throw new CliError(
+        exitCodes.badManifest,
+        `${source} is a manifest of kind ${prepared.manifest.kind}, which converts nothing. Submit it: vmspool submit ${source}`,
+      )
+    }
+    return prepared
+  } catch (error) {
+    if (!(error instanceof ManifestError)) throw error
+    for (const d of error.diagnostics) say(diagnosticText(source, d, colour))
+    throw new CliError(exitCodes.badManifest, `${source} is not a valid manifest.`)
+  }
+}
+
+function withOptions(
+  prepared: Prepared,
+  o: ConvertOptions,
+  again: (bytes: Uint8Array, path: string, folder: string) => Prepared,
+): Prepared {
+  const m = prepared.manifest as Record<string, unknown>
+  const changed = {
+    ...m,
+    ...(o.name === undefined ? {} : { name: o.name, source: { ...(m.source as object | undefined), vm_name: o.name } }),
+    ...(o.format === undefined ? {} : { output: { ...(m.output as object | undefined), format: o.format } }),
+    ...(o.compress === undefined ? {} : { compress: o.compress }),
+    ...(o.dryRun ? { options: { ...(m.options as object | undefined), dry_run: true } } : {}),
+  }
+  if (o.name === undefined && o.format === undefined && o.compress === undefined && !o.dryRun) return prepared
+  const bytes = Buffer.from(`${JSON.stringify(changed, null, 2)}\n`)
+  const stem = prepared.fileName.slice(0, prepared.fileName.length - extname(prepared.fileName).length)
+  return { ...again(bytes, `${stem}.json`, process.cwd()), warnings: prepared.warnings }
+}
+
+function definedOnly<T extends object>(value: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(value).filter(([, v]) => v !== undefined)) as never
+}
+
+async function findAgent(place: Place): Promise<{ pid: number; host: string } | undefined> {
+  const { liveAgent } = await import('../../client/liveness.ts')
+  const { interruptSignal } = await import('../waiting.ts')
+  const interrupt = interruptSignal()
+  try {
+    return await liveAgent(place, place.config.lease.timeout, {
+      signal: interrupt.signal,
+      onWatch: (hosts) => say(`Looking whether the agent on ${hosts.join(', ')} is alive …`),
+    })
+  } catch (error) {
+    if (interrupt.signal.aborted) throw new CliError(exitCodes.interrupted, 'Interrupted; nothing was converted.')
+    if (['EACCES', 'EPERM'].includes(String((error as NodeJS.ErrnoException).code))) return undefined
+    throw error
+  } finally {
+    interrupt.stop()
+  }
+}
+
+/** Said before any work is done, alike with and without an agent. */
+async function refuseExisting(dir: string, name: string): Promise<void> {
+  const { readdir } = await import('node:fs/promises')
+  let there: string[]
+  try {
+    there = await readdir(dir)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
+    throw error
+  }
+  const mine = ['.qcow2', '.raw', '.vdi', '.disks', '.report.json', '.result.json', '.xml'].map((s) => name + s)
+  const found = there.filter((f) => mine.includes(f))
+  if (found.length === 0) return
+  throw new CliError(
+    exitCodes.cannotCreate,
+    `${dir} holds ${found.join(', ')} already. Choose another folder or --name, or replace them with --overwrite.`,
+  )
+}
+
+export function printPaths(paths: readonly string[]): void {
+  for (const path of paths) out(path)
+}

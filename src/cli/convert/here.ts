@@ -1,0 +1,110 @@
+import type { Prepared } from '../../client/manifest-files.ts'
+import type { Place } from '../../client/place.ts'
+import { convertDirectly } from '../../jobs/direct.ts'
+import type { AbortReason, JobProgress } from '../../jobs/types.ts'
+import type { ConvertManifest } from '../../manifest/index.ts'
+import type { JobStatus } from '../../spool/index.ts'
+import type { ConvertOptions } from '../commands/convert.ts'
+import { printPaths } from '../commands/convert.ts'
+import { CliError, exitCodes } from '../errors.ts'
+import { out, say } from '../output.ts'
+import { progressView } from '../progress.ts'
+import { interruptSignal } from '../waiting.ts'
+
+/** Runs the agent's own engine in this process. */
+export async function convertHere(place: Place, prepared: Prepared, o: ConvertOptions): Promise<void> {
+  const view = await progressView({ quiet: o.quiet === true })
+  const name = prepared.name ?? 'vm'
+  const show = meter(name, (status) => view.update(status))
+  const interrupt = interruptSignal()
+  const stop = stopSignal(interrupt.signal, o.timeout)
+  const errors: string[] = []
+  try {
+    const { outcome, files } = await convertDirectly({
+      manifest: prepared.manifest as ConvertManifest,
+      outputDir: o.output,
+      overwrite: o.overwrite === true,
+      config: place.config,
+      signal: stop.signal,
+      progress: show,
+      log: (stream, text) => {
+        if (stream === 'stderr') errors.push(String(text))
+      },
+    })
+    show({ phase: 'done' }, 'succeeded')
+    view.stop()
+    for (const w of outcome.warnings ?? []) say(`warning: ${w.message}`)
+    say(outcome.summary)
+    if (o.dryRun) out(JSON.stringify(outcome.estimate ?? {}, null, 2))
+    printPaths(files)
+  } catch (error) {
+    view.stop()
+    if (interrupt.signal.aborted) throw new CliError(exitCodes.interrupted, 'Interrupted; nothing was left behind.')
+    if (stop.timedOut())
+      throw new CliError(exitCodes.timedOut, 'The timeout passed before the conversion ended; nothing was left behind.')
+    throw error
+  } finally {
+    view.stop()
+    stop.end()
+    interrupt.stop()
+  }
+}
+
+function stopSignal(
+  interrupt: AbortSignal,
+  timeoutMs: number | undefined,
+): { signal: AbortSignal; timedOut(): boolean; end(): void } {
+  const controller = new AbortController()
+  let late = false
+  const abort = (reason: AbortReason): void => controller.abort(reason)
+  interrupt.addEventListener('abort', () => abort({ kind: 'cancel', message: 'Interrupted.' }), { once: true })
+  const timer =
+    timeoutMs === undefined
+      ? undefined
+      : setTimeout(() => {
+          late = true
+          abort({ kind: 'timeout', message: 'The timeout passed.' })
+        }, timeoutMs)
+  return { signal: controller.signal, timedOut: () => late, end: () => clearTimeout(timer) }
+}
+
+/** What a handler reports, as the status that an agent would make of it. */
+function meter(
+  name: string,
+  update: (status: JobStatus) => void,
+): (p: JobProgress, state?: JobStatus['state']) => void {
+  const accepted = new Date().toISOString()
+  let phase = ''
+  let began = { at: performance.now(), bytes: 0 }
+  return (p, state = 'running') => {
+    if (p.phase !== phase) began = { at: performance.now(), bytes: p.bytes_done ?? 0 }
+    phase = p.phase
+    const seconds = (performance.now() - began.at) / 1000
+    const rate = seconds > 0.5 && p.bytes_done !== undefined ? (p.bytes_done - began.bytes) / seconds : 0
+    const progress =
+      p.bytes_total === undefined || p.bytes_done === undefined
+        ? undefined
+        : {
+            bytes_done: p.bytes_done,
+            bytes_total: p.bytes_total,
+            percent: p.bytes_total === 0 ? 100 : (100 * p.bytes_done) / p.bytes_total,
+            rate_bytes_per_s: Math.round(rate),
+            ...(rate > 0 ? { eta_ms: Math.round((1000 * (p.bytes_total - p.bytes_done)) / rate) } : {}),
+          }
+    update({
+      schema: 1,
+      id: 'direct',
+      name,
+      kind: 'convert',
+      state,
+      phase: p.phase,
+      since: accepted,
+      accepted_at: accepted,
+      attempt: 1,
+      epoch: 0,
+      priority: 5,
+      drop_file: '',
+      ...(progress === undefined ? {} : { progress }),
+    } as JobStatus)
+  }
+}

@@ -1,0 +1,98 @@
+import { describe, expect, test } from 'vitest'
+import { fromHyperctl } from '../../src/cli/hyperctl.ts'
+import { judgeMount, mountOf, parseMounts } from '../../src/cli/doctor/mounts.ts'
+import { plain, table } from '../../src/cli/output.ts'
+import { age, bytes, duration, parseDuration } from '../../src/cli/units.ts'
+
+test('sizes and durations as people read them', () => {
+  expect([0, 1023, 1024, 1536, 1024 ** 2 * 10.4, 1024 ** 3 - 1, 2.5e12].map(bytes)).toEqual([
+    '0 B',
+    '1023 B',
+    '1.0 KiB',
+    '1.5 KiB',
+    '10 MiB',
+    '1.0 GiB',
+    '2.3 TiB',
+  ])
+  expect([0, 999, 1000, 59_499, 60_000, 185_000, 3_600_000, 7_800_000, 90_000_000].map(duration)).toEqual([
+    '0 ms',
+    '999 ms',
+    '1 s',
+    '59 s',
+    '1 min',
+    '3 min 5 s',
+    '1 h',
+    '2 h 10 min',
+    '1 d 1 h',
+  ])
+  expect(['90', '90s', '5m', '2h', '1d', '500ms'].map(parseDuration)).toEqual([
+    90_000, 90_000, 300_000, 7_200_000, 86_400_000, 500,
+  ])
+  expect(() => parseDuration('soon')).toThrow('"soon" is no duration')
+  expect(age('2026-01-01T00:00:00Z', Date.parse('2026-01-01T00:01:40Z'))).toBe('1 min 40 s')
+  expect(age(undefined)).toBe('-')
+})
+
+test('tables align by what is seen, not by bytes, and let no control character through', () => {
+  const text = table(
+    [
+      { name: '仮想マシン', n: 7 },
+      { name: 'web\u001b[2J', n: 12 },
+    ],
+    [
+      { title: 'NAME', value: (r) => r.name },
+      { title: 'N', value: (r) => String(r.n), right: true },
+    ],
+    false,
+  )
+  expect(text).toBe('NAME         N\n仮想マシン   7\nweb\ufffd[2J     12')
+  expect(plain('a\nb\u202ec')).toBe('a\ufffdb\ufffdc')
+})
+
+test("hyperctl's options mean the same here", () => {
+  expect(fromHyperctl(['daemon', '-op', 'status', '-instance', 'vsphere', '-json'])).toEqual([
+    'daemon',
+    'status',
+    '--instance',
+    'vsphere',
+    '--output',
+    'json',
+  ])
+  expect(fromHyperctl(['daemon', '-op=list'])).toEqual(['daemon', 'list'])
+  expect(fromHyperctl(['daemon', 'drain', '--instance', 'x', '-o', 'json'])).toEqual([
+    'daemon',
+    'drain',
+    '--instance',
+    'x',
+    '-o',
+    'json',
+  ])
+  expect(fromHyperctl(['list', '-op', 'x'])).toEqual(['list', '-op', 'x'])
+})
+
+describe('mounts', () => {
+  const mounts = parseMounts(`22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro
+30 22 0:40 / /srv/spool\\040one rw,noatime shared:5 - nfs4 server:/spool rw,vers=4.2,rsize=1048576,hard,proto=tcp
+31 22 0:41 / /srv/soft rw - nfs4 server:/soft rw,vers=4.1,soft
+32 22 0:42 / /srv/old rw - nfs server:/old rw,vers=3,hard
+33 22 0:43 / /run rw,nosuid - tmpfs tmpfs rw
+34 22 0:44 / /ro ro,relatime - ext4 /dev/sdb1 ro
+`)
+  const judge = (path: string) => judgeMount('mount', path, mountOf(mounts, path))
+
+  test('the longest mount point counts, and names may hold spaces', () => {
+    expect(mountOf(mounts, '/srv/spool one/queue')?.source).toBe('server:/spool')
+    expect(mountOf(mounts, '/srv/spool onehalf')?.point).toBe('/')
+  })
+
+  test.each([
+    ['/var/lib/vmspool', 'ok', /on ext4/],
+    ['/srv/spool one', 'note', /vers=4\.2,hard/],
+    ['/srv/soft/x', 'fail', /soft mount gives up/],
+    ['/srv/old/x', 'warn', /NFS 3 replays/],
+    ['/run/x', 'warn', /lies in memory/],
+    ['/ro/x', 'fail', /read-only/],
+  ])('%s: %s', (path, state, detail) => {
+    expect(judge(path)).toMatchObject({ state, detail: expect.stringMatching(detail) })
+  })
+})
