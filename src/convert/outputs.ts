@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, rename, rm, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { qemuImg } from '../images/index.ts'
 import type { DiskCopy, Target } from './copy.ts'
@@ -32,55 +32,68 @@ export async function collectOutputs(
     plan,
     copies.map((c) => c.disk),
   )
-  for (const c of copies) {
-    const t = targets.find((x) => x.file === c.record.file)!
-    const to = join(plan.dir, t.final)
-    await mkdir(dirname(to), { recursive: true })
-    await rename(join(plan.scratch, c.record.file), to)
-    artifacts.push(
-      await describe(
-        plan,
-        c.disk,
-        t.final,
-        c.format,
-        t.file.endsWith('.poll.qcow2')
-          ? `the ${plan.output.format} image again, for clients that wait for a .qcow2`
-          : undefined,
-      ),
-    )
+  const moved: { from: string; to: string }[] = []
+  try {
+    for (const c of copies) {
+      const t = targets.find((x) => x.file === c.record.file)!
+      const step = { from: join(plan.scratch, c.record.file), to: join(plan.dir, t.final) }
+      await mkdir(dirname(step.to), { recursive: true })
+      await rename(step.from, step.to)
+      moved.push(step)
+      const again = t.file.endsWith('.poll.qcow2')
+      artifacts.push(
+        await describe(
+          plan,
+          c.disk,
+          t.final,
+          c.format,
+          again ? `the ${plan.output.format} image again, for clients that wait for a .qcow2` : undefined,
+        ),
+      )
+    }
+    await pointer(plan, hooks, copies, artifacts)
+  } catch (e) {
+    // a failed job's answer must hold no disk, and the copies are worth keeping for the next attempt
+    for (const m of moved.reverse()) await rename(m.to, m.from)
+    await rm(join(plan.dir, `${plan.name}.disks`), { recursive: true, force: true })
+    throw e
   }
+  return artifacts
+}
+
+async function pointer(
+  plan: ConvertPlan,
+  hooks: ConvertHooks,
+  copies: readonly DiskCopy[],
+  artifacts: Artifact[],
+): Promise<void> {
   const boot = copies.find((c) => c.disk.boot)
   if (plan.output.format === 'raw' && plan.output.poll_name && boot) {
     const final = `${plan.name}.qcow2`
     await writePointer(plan, hooks, boot.disk.info.virtual_size, final)
     artifacts.push(
-      await describe(plan, boot.disk, final, 'qcow2', `a small qcow2 whose external data file is ${plan.name}.raw`),
+      await describe(
+        plan,
+        boot.disk,
+        final,
+        'qcow2',
+        `a small qcow2 that shows ${plan.name}.raw, which must stay beside it`,
+      ),
     )
   }
-  return artifacts
 }
 
 /**
- * A qcow2 without data of its own: its external data file is `<name>.raw` beside it. qemu-img would create that file anew, so the
- * qcow2 is made in a folder where the data file is a stand-in.
+ * A qcow2 without data of its own over `<name>.raw` beside it. qemu looks for a backing file beside the image, wherever both are moved
+ * together, but for an external data file (`data_file`) in the opener's current folder (seen with 7.2), where no client would find it.
  */
 async function writePointer(plan: ConvertPlan, hooks: ConvertHooks, size: number, final: string): Promise<void> {
-  const folder = await mkdtemp(join(plan.scratch, 'pointer-'))
-  try {
-    // "./" keeps a name with a colon from being read as a protocol; commas are doubled in qemu's option syntax
-    const raw = plan.name.includes(':') ? `./${plan.name}.raw` : `${plan.name}.raw`
-    const cluster = size > 64 * 2 ** 30 ? '2M' : '64k'
-    const options = `data_file=${raw.replaceAll(',', ',,')},data_file_raw=on,cluster_size=${cluster}`
-    await qemuImg(['create', '-q', '-f', 'qcow2', '-o', options, 'pointer', String(size)], {
-      ...hooks,
-      cwd: folder,
-      phase: 'merge',
-      what: `create ${final}`,
-    })
-    await rename(join(folder, 'pointer'), join(plan.dir, final))
-  } finally {
-    await rm(folder, { recursive: true, force: true })
-  }
+  // "./" keeps a name with a colon from being read as a protocol
+  const backing = `./${plan.name}.raw`
+  const temp = join(plan.scratch, 'pointer.qcow2')
+  const args = ['create', '-q', '-f', 'qcow2', '-u', '-b', backing, '-F', 'raw', 'pointer.qcow2', String(size)]
+  await qemuImg(args, { ...hooks, cwd: plan.scratch, phase: 'merge', what: `create ${final}` })
+  await rename(temp, join(plan.dir, final))
 }
 
 async function describe(

@@ -35,7 +35,7 @@ export async function convertDisks(plan: ConvertPlan, hooks: ConvertHooks): Prom
     report.disks = inspected.disks.map((d) => describeDisk(d))
     report.estimate.bytes = inspected.disks.reduce((n, d) => n + d.estimate, 0)
     report.estimate.time_ms = estimateTime(plan, inspected)
-    report.estimate.free_bytes = await freeBytes(plan.scratch)
+    report.estimate.free_bytes = await freeBytes(plan.dir)
     if (plan.dry_run) return report
     await copyStage(plan, hooks, report, inspected)
     return report

@@ -1,6 +1,18 @@
 /** Untrusted images: opened without following links, checked before any tool sees them, read through qemu's block graph. */
 export { ImageError } from './errors.ts'
-export { type ByteSource, FormatError } from './formats/index.ts'
+export {
+  type ByteSource,
+  type Digest,
+  detectFormat,
+  FormatError,
+  listTar,
+  MAX_OVF_BYTES,
+  type Ovf,
+  parseMf,
+  parseOvf,
+  type TarMember,
+  windowOf,
+} from './formats/index.ts'
 export { type Graph, type GraphBuilder, graphBuilder } from './graph.ts'
 export { type GuardedImage, type GuardLimits, guardImage, type SourceFormat } from './guard.ts'
 export {

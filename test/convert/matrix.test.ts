@@ -1,0 +1,102 @@
+/** Every source subformat to every output format, compared by qemu-img. */
+import { randomBytes } from 'node:crypto'
+import { closeSync, openSync, rmSync, statSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { assertSame, bench, disk, qemuImg, tempFolder } from './harness.ts'
+
+const SIZE = 24 * 1024 * 1024 + 512 * 7 // no multiple of a grain or cluster
+let dir: string
+let raw: string
+
+/** [name, source_format, qemu format, options] */
+const sources: [string, string, string, string[]][] = [
+  ['monolithicSparse', 'vmdk', 'vmdk', ['-o', 'subformat=monolithicSparse']],
+  ['streamOptimized', 'vmdk', 'vmdk', ['-o', 'subformat=streamOptimized']],
+  ['monolithicFlat', 'vmdk', 'vmdk', ['-o', 'subformat=monolithicFlat']],
+  ['twoGbMaxExtentSparse', 'vmdk', 'vmdk', ['-o', 'subformat=twoGbMaxExtentSparse']],
+  ['twoGbMaxExtentFlat', 'vmdk', 'vmdk', ['-o', 'subformat=twoGbMaxExtentFlat']],
+  ['qcow2-v3', 'qcow2', 'qcow2', []],
+  ['qcow2-v2', 'qcow2', 'qcow2', ['-o', 'compat=0.10']],
+  ['qcow2-zstd', 'qcow2', 'qcow2', ['-c', '-o', 'compression_type=zstd,cluster_size=2M']],
+  ['qcow2-tiny-clusters', 'qcow2', 'qcow2', ['-o', 'cluster_size=512']],
+  ['raw', 'raw', 'raw', []],
+  ['vhd-dynamic', 'vhd', 'vpc', ['-o', 'subformat=dynamic,force_size=on']],
+  ['vhd-fixed', 'vhd', 'vpc', ['-o', 'subformat=fixed,force_size=on']],
+  ['vhd-geometry', 'vhd', 'vpc', ['-o', 'subformat=dynamic']],
+  ['vhdx-dynamic', 'vhdx', 'vhdx', ['-o', 'subformat=dynamic']],
+  ['vhdx-fixed', 'vhdx', 'vhdx', ['-o', 'subformat=fixed']],
+  ['vdi-dynamic', 'vdi', 'vdi', []],
+  ['vdi-static', 'vdi', 'vdi', ['-o', 'static=on']],
+]
+
+beforeAll(() => {
+  dir = tempFolder()
+  raw = join(dir, 'disk.raw')
+  const fd = openSync(raw, 'w')
+  // data, a hole, compressible data, a hole, and the very last sector
+  writeSync(fd, randomBytes(3 * 1024 * 1024), 0, undefined, 0)
+  writeSync(fd, Buffer.alloc(1024 * 1024, 'vmspool '), 0, undefined, 9 * 1024 * 1024 + 4096)
+  writeSync(fd, randomBytes(512), 0, undefined, SIZE - 512)
+  closeSync(fd)
+  for (const [name, format, driver, options] of sources) {
+    qemuImg('convert', '-f', 'raw', '-O', driver, ...options, raw, join(dir, `${name}.${format}`))
+  }
+})
+afterAll(() => rmSync(dir, { recursive: true, force: true }))
+
+describe.each(sources)('%s', (name, format, driver) => {
+  test.each(['qcow2', 'raw', 'vdi'])('to %s', async (output) => {
+    const b = bench()
+    try {
+      const source = join(dir, `${name}.${format}`)
+      const before = statSync(source)
+      const r = await b.run({ disks: [disk(source, format)], output: { format: output } })
+      const main = join(b.answerDir, `vm.${output}`)
+      assertSame(source, driver, main, output)
+      // a VHD by geometry is rounded up, everything else has the raw disk's size (VDI and VHDX round to their sectors alike)
+      if (name !== 'vhd-geometry') assertSame(raw, 'raw', main, output)
+      // pollers wait for this name, and through it the same disk must be seen
+      assertSame(source, driver, join(b.answerDir, 'vm.qcow2'), 'qcow2')
+      expect(r.artifacts?.map((a) => a.path)).toEqual(output === 'qcow2' ? ['vm.qcow2'] : [`vm.${output}`, 'vm.qcow2'])
+      const after = statSync(source)
+      expect([after.ino, after.size, after.mtimeMs]).toEqual([before.ino, before.size, before.mtimeMs])
+    } finally {
+      b.close()
+    }
+  })
+})
+
+test.each(['zstd', 'zlib'])('compressed with %s', async (type) => {
+  const b = bench({ config: { convert: { compression_type: type } } })
+  try {
+    const source = join(dir, 'raw.raw')
+    await b.run({ disks: [disk(source, 'raw')], compress: true })
+    const out = join(b.answerDir, 'vm.qcow2')
+    assertSame(source, 'raw', out, 'qcow2')
+    const info = JSON.parse(qemuImg('info', '--output=json', '-f', 'qcow2', out)) as {
+      'format-specific': { data: { 'compression-type': string } }
+    }
+    expect(info['format-specific'].data['compression-type']).toBe(type)
+    expect(JSON.parse(qemuImg('check', '--output=json', '-f', 'qcow2', out))['compressed-clusters']).toBeGreaterThan(0)
+  } finally {
+    b.close()
+  }
+})
+
+test('the qcow2 beside a raw answer stays valid wherever both are moved together', async () => {
+  const b = bench()
+  const moved = tempFolder()
+  try {
+    await b.run({ disks: [disk(join(dir, 'raw.raw'), 'raw')], output: { format: 'raw' } })
+    qemuImg('info', join(b.answerDir, 'vm.qcow2'))
+    const { cpSync } = await import('node:fs')
+    cpSync(b.answerDir, join(moved, 'out'), { recursive: true })
+    b.close()
+    assertSame(raw, 'raw', join(moved, 'out', 'vm.qcow2'), 'qcow2')
+    expect(statSync(join(moved, 'out', 'vm.qcow2')).size).toBeLessThan(1024 * 1024)
+  } finally {
+    b.close()
+    rmSync(moved, { recursive: true, force: true })
+  }
+})
