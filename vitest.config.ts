@@ -12,6 +12,7 @@ export default defineConfig({
     globalSetup: ['test/support/global-setup.ts'],
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    maxConcurrency: 3,
     teardownTimeout: 30_000,
     env: { NO_COLOR: '1' },
   },

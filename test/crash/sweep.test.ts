@@ -2,18 +2,14 @@ import { describe, expect, test } from 'vitest'
 import { scenes } from './scene.ts'
 import { changing, summary, sweep } from './sweep.ts'
 
-// Every index of every changing call is the soak's; here each scene is cut off at every third one.
 describe.concurrent('crash sweep: killed at its N-th system call, a spool recovers', () => {
-  test.for(Object.keys(scenes).map((scene, i) => ({ scene, i })))(
-    '$scene',
-    { timeout: 300_000 },
-    async ({ scene, i }) => {
-      const report = await sweep({ scene, calls: changing, effect: 'KILL', stride: 3, offset: i, parallel: 1 })
-      console.log(summary(report))
-      expect(report.violations).toEqual([])
-      expect(report.hit).toBeGreaterThan(0)
-    },
-  )
+  test.for(Object.keys(scenes))('%s', { timeout: 600_000 }, async (scene) => {
+    const report = await sweep({ scene, calls: changing, effect: 'KILL', parallel: 1 })
+    console.log(summary(report))
+    expect(report.violations).toEqual([])
+    expect(report.points).toBe(report.indices)
+    expect(report.hit).toBeGreaterThan(report.points / 2)
+  })
 })
 
 describe.concurrent('fault sweep: a failing system call loses nothing', () => {
@@ -21,10 +17,12 @@ describe.concurrent('fault sweep: a failing system call loses nothing', () => {
     { scene: 'accept', effect: 'EIO' },
     { scene: 'commit', effect: 'ENOSPC' },
     { scene: 'publish', effect: 'EIO' },
-  ] as const)('$scene with $effect', { timeout: 300_000 }, async ({ scene, effect }) => {
+  ] as const)('$scene with $effect', { timeout: 600_000 }, async ({ scene, effect }) => {
     const report = await sweep({ scene, calls: changing, effect, stride: 6, parallel: 1 })
     console.log(summary(report))
     expect(report.violations).toEqual([])
     expect(report.reported).toBeGreaterThan(0)
+    // Tidying up may fail without a word to the client; nothing else may.
+    expect(report.silent.filter((call) => !/^(rmdir|unlink) /.test(call))).toEqual([])
   })
 })

@@ -1,10 +1,10 @@
 // Cuts a worker process off at every system call of a scene, or lets that call fail, then recovers and checks the rules.
 //
-// strace is attached only when the worker is about to act, so its counters begin at zero there. It counts per thread and
-// per system call; with UV_THREADPOOL_SIZE=1 all file system work of the worker is on one thread, and sweeping every call
-// of the set over every count covers every index.
+// strace is attached only when the worker is about to act, so its counters begin at zero there, and to one thread only:
+// with UV_THREADPOOL_SIZE=1 all file system work is on that one. It counts per system call; sweeping every call of the set
+// over every count covers every index.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { cp, readFile, rm } from 'node:fs/promises'
+import { cp, readdir, readFile, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { openSpool, startOwner, stopOwner } from '../../src/spool/index.ts'
 import { tempDir } from '../support/temp.ts'
@@ -60,6 +60,8 @@ export interface SweepReport {
   hit: number
   /** points of a fault sweep at which the worker reported an error */
   reported: number
+  /** points of a fault sweep after which the worker was content */
+  silent: string[]
   violations: { call: string; index: number; wrong: string[] }[]
 }
 
@@ -72,24 +74,22 @@ export async function sweep(o: SweepOptions): Promise<SweepReport> {
   const template = join(dir.path, 'template')
   await prepare(template, scene)
 
-  // Which calls are made, and the how many-th of its thread is each?
-  const indices = new Map<string, { call: string; index: number }>()
+  // Which calls are made, and the how many-th of its kind is each?
+  const all: { call: string; index: number }[] = []
   {
     const root = join(dir.path, 'count')
     await cp(template, root, { recursive: true })
     const trace = join(dir.path, 'trace')
     await run(root, o.scene, ['-y', '-e', `trace=${o.calls.join(',')}`, '-o', trace])
-    const perThread = new Map<string, number>()
-    for (const [, pid, call, rest] of (await readFile(trace, 'utf8')).matchAll(/^(\d+) +(\w+)\((.*)/gm)) {
-      const key = `${pid} ${call}`
-      const index = (perThread.get(key) ?? 0) + 1
-      perThread.set(key, index)
-      // Event loop and stdio: they count for strace and touch no file.
-      if (!/^\d+<(anon_inode|pipe|socket):/.test(rest!)) indices.set(`${call} ${index}`, { call: call!, index })
+    const made = new Map<string, number>()
+    for (const [, call, rest] of (await readFile(trace, 'utf8')).matchAll(/^(\w+)\((.*)/gm)) {
+      const index = (made.get(call!) ?? 0) + 1
+      made.set(call!, index)
+      // Waking the event loop counts for strace and touches no file.
+      if (!/^\d+<(anon_inode|pipe|socket):/.test(rest!)) all.push({ call: call!, index })
     }
     await rm(root, { recursive: true })
   }
-  const all = [...indices.values()]
   const stride = o.stride ?? 1
   const points = all.filter((_, i) => i % stride === (o.offset ?? 0) % stride)
   const report: SweepReport = {
@@ -99,6 +99,7 @@ export async function sweep(o: SweepOptions): Promise<SweepReport> {
     points: points.length,
     hit: 0,
     reported: 0,
+    silent: [],
     violations: [],
   }
   let next = 0
@@ -116,8 +117,9 @@ export async function sweep(o: SweepOptions): Promise<SweepReport> {
         '-o',
         '/dev/null',
       ])
-      if (o.effect === 'KILL' ? seen.killed : seen.errors > 0 || seen.finished) report.hit++
+      if (seen.killed || (o.effect !== 'KILL' && seen.finished)) report.hit++
       if (seen.errors > 0) report.reported++
+      else if (!seen.killed) report.silent.push(`${call} ${index}`)
       const wrong = seen.killed || seen.finished ? [] : [`The worker ended by itself: ${seen.output}`]
       try {
         await recover(root)
@@ -156,7 +158,8 @@ async function run(root: string, scene: string, strace: string[]): Promise<Seen>
   const ended = new Promise<NodeJS.Signals | null>((resolve) => child.on('close', (_code, signal) => resolve(signal)))
   child.stdin.on('error', () => {}) // it may be dead already
   await Promise.race([output.has('ready\n'), ended])
-  const tracer = spawn('strace', ['-f', '-p', String(child.pid), ...strace], { stdio: ['ignore', 'ignore', 'pipe'] })
+  const thread = await poolThread(child.pid!)
+  const tracer = spawn('strace', ['-p', thread, ...strace], { stdio: ['ignore', 'ignore', 'pipe'] })
   const said = collect(tracer)
   const tracerEnded = new Promise<void>((resolve) => tracer.on('close', () => resolve()))
   await Promise.race([said.has('attached'), tracerEnded])
@@ -172,11 +175,24 @@ async function run(root: string, scene: string, strace: string[]): Promise<Seen>
   await tracerEnded
   const text = output.text()
   return {
-    killed: signal === 'SIGKILL',
+    // libuv aborts when it cannot wake its own event loop: a death like any other.
+    killed: signal === 'SIGKILL' || signal === 'SIGABRT',
     finished: text.includes('\ndone\n'),
     errors: text.match(/^error /gm)?.length ?? 0,
     output: text,
   }
+}
+
+/** The one thread on which libuv does a process's file system work. */
+async function poolThread(pid: number): Promise<string> {
+  const named: string[] = []
+  for (const thread of await readdir(`/proc/${pid}/task`)) {
+    const name = await readFile(`/proc/${pid}/task/${thread}/comm`, 'utf8')
+    if (name.trim() === 'libuv-worker') named.push(thread)
+  }
+  if (named.length !== 1)
+    throw new Error(`The worker ${pid} has ${named.length} libuv threads, but the sweep needs exactly one.`)
+  return named[0]!
 }
 
 function collect(child: ChildProcess): { text(): string; has(part: string): Promise<void> } {
@@ -203,7 +219,7 @@ function collect(child: ChildProcess): { text(): string; has(part: string): Prom
 
 /** One line per sweep, for people. */
 export function summary(r: SweepReport): string {
-  const reported = r.effect === 'KILL' ? '' : `, ${r.reported} reported`
+  const reported = r.effect === 'KILL' ? '' : `, ${r.reported} reported (not: ${r.silent.join(', ') || 'none'})`
   return (
     `${r.effect.padEnd(7)}${r.scene.padEnd(10)} ${String(r.points).padStart(4)} points of ${r.indices} indices, ` +
     `${r.hit} hit${reported}, ${r.violations.length} violations` +

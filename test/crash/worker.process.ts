@@ -6,7 +6,13 @@ import { layout, scenes } from './scene.ts'
 
 const [root, name] = process.argv.slice(2)
 const scene = scenes[name!]!
-const s = await openSpool({ layout: layout(root!), create: true })
+const s = await openSpool({
+  layout: layout(root!),
+  create: true,
+  log: (event, fields) => {
+    if (event.endsWith('error')) process.stdout.write(`error ${event} ${JSON.stringify(fields)}\n`)
+  },
+})
 await startOwner(s)
 const claims = (await scene.before?.(s)) ?? []
 process.stdout.write('ready\n')

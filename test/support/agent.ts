@@ -72,7 +72,15 @@ export async function bed(
     agents,
     async start(o = {}) {
       const file = o.config ? join(dir, `agent-${files++}.yaml`) : configFile
-      await writeFile(file, JSON.stringify({ ...config, ...(more.output ? { output: more.output } : {}), ...o.config }))
+      await writeFile(
+        file,
+        JSON.stringify({
+          runtime_dir: runtime,
+          ...config,
+          ...(more.output ? { output: more.output } : {}),
+          ...o.config,
+        }),
+      )
       const argv = ['agent', instance, '--root', dir, '--config', file, ...(o.worker ? ['--worker'] : [])]
       const [program, ...first] = [...(more.prefix ?? []), vmspool]
       const agent = watch(spawn(program!, [...first, ...argv], { env, stdio: ['ignore', 'pipe', 'pipe'], cwd: dir }))
