@@ -69,7 +69,8 @@ export async function supersedeAnswer(s: Spool, id: string): Promise<void> {
 export async function tidyOld(s: Spool): Promise<number> {
   const mine = join(s.layout.old, me(s).id)
   const folders = [mine]
-  for (const name of await namesIn(s, mine)) if (name.startsWith('t-')) folders.push(...(await nested(s, join(mine, name))))
+  for (const name of await namesIn(s, mine))
+    if (name.startsWith('t-')) folders.push(...(await nested(s, join(mine, name))))
   let moved = 0
   for (const folder of folders) {
     const files = (await namesIn(s, folder)).filter((n) => n.includes('--'))
@@ -97,7 +98,8 @@ export async function tidyOld(s: Spool): Promise<number> {
 
 async function nested(s: Spool, folder: string): Promise<string[]> {
   const out = [folder]
-  for (const name of await namesIn(s, folder)) if (name.startsWith('t-')) out.push(...(await nested(s, join(folder, name))))
+  for (const name of await namesIn(s, folder))
+    if (name.startsWith('t-')) out.push(...(await nested(s, join(folder, name))))
   return out
 }
 

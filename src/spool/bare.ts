@@ -61,7 +61,9 @@ export async function scanBare(
   o: IntakeOptions,
   entries: { name: string; kind: EntryKind }[],
 ): Promise<Accepted[]> {
-  const disks = entries.filter((e) => e.kind === 'file' && isBareDisk(e.name) && !e.name.startsWith('.')).map((e) => e.name)
+  const disks = entries
+    .filter((e) => e.kind === 'file' && isBareDisk(e.name) && !e.name.startsWith('.'))
+    .map((e) => e.name)
   for (const name of s.intake.bare.keys()) if (!disks.includes(name)) s.intake.bare.delete(name)
   if (disks.length === 0) return []
   const settled = await settle(s, o, disks)
@@ -109,7 +111,11 @@ async function settle(s: Spool, o: IntakeOptions, disks: string[]): Promise<{ na
   return out
 }
 
-async function inspect(s: Spool, o: IntakeOptions, name: string): Promise<{ parts: string[]; source_format: string } | undefined> {
+async function inspect(
+  s: Spool,
+  o: IntakeOptions,
+  name: string,
+): Promise<{ parts: string[]; source_format: string } | undefined> {
   if (!o.inspectDrop) return { parts: [], source_format: name.slice(name.lastIndexOf('.') + 1).toLowerCase() }
   try {
     const found = await o.inspectDrop(join(s.layout.queue, name))
@@ -132,7 +138,9 @@ function complain(s: Spool, name: string, reason: string): void {
 /** File names that a manifest or OVF in the queue, or one taken and not yet complete, mentions. */
 async function namedInFolder(s: Spool, entries: { name: string; kind: EntryKind }[]): Promise<Set<string>> {
   const texts: string[] = []
-  const paths = entries.filter((e) => e.kind === 'file' && /\.(json|ya?ml)$/i.test(e.name)).map((e) => join(s.layout.queue, e.name))
+  const paths = entries
+    .filter((e) => e.kind === 'file' && /\.(json|ya?ml)$/i.test(e.name))
+    .map((e) => join(s.layout.queue, e.name))
   for (const raw of s.intake.raw.values()) paths.push(join(raw.folder, raw.file))
   for (const path of paths) {
     try {
@@ -176,7 +184,13 @@ export async function resumeBare(s: Spool, o: IntakeOptions, folder: string, id:
   return completeBare(s, o, folder, id, JSON.parse(bytes.toString('utf8')))
 }
 
-async function completeBare(s: Spool, o: IntakeOptions, folder: string, id: string, intent: BareIntent): Promise<Accepted[]> {
+async function completeBare(
+  s: Spool,
+  o: IntakeOptions,
+  folder: string,
+  id: string,
+  intent: BareIntent,
+): Promise<Accepted[]> {
   const dir = join(s.layout.payload, id)
   const path = join(folder, `${id}.payload`)
   if (!(await listed(s, path))) return []
@@ -204,13 +218,22 @@ async function completeBare(s: Spool, o: IntakeOptions, folder: string, id: stri
   return finish(s, folder, [id])
 }
 
-function bareRecord(s: Spool, o: IntakeOptions, id: string, dir: string, intent: BareIntent, payload: string[]): JobRecord {
+function bareRecord(
+  s: Spool,
+  o: IntakeOptions,
+  id: string,
+  dir: string,
+  intent: BareIntent,
+  payload: string[],
+): JobRecord {
   const stem = intent.name.replace(DISK, '')
   const manifest = {
     manifest_version: '1.0',
     kind: 'convert',
     name: stem,
-    disks: [{ id: 'disk-0', source_format: intent.source_format, bytes: intent.bytes, local_path: join(dir, intent.name) }],
+    disks: [
+      { id: 'disk-0', source_format: intent.source_format, bytes: intent.bytes, local_path: join(dir, intent.name) },
+    ],
   }
   const parsed = o.parse(Buffer.from(JSON.stringify(manifest)), `${clip(stem)}.json`)
   const drop = {

@@ -90,7 +90,14 @@ async function commitCancelled(s: Spool, name: JobName, by: string): Promise<voi
   if (!c) return
   const at = new Date(s.clock.now()).toISOString()
   const error = `The job was cancelled before it ran, by ${by}. Nothing was converted. Drop it again to run it.`
-  const base = { schema: 1, id: name.id, name: c.record.answer, kind: c.record.kind, state: 'cancelled', epoch: name.epoch }
+  const base = {
+    schema: 1,
+    id: name.id,
+    name: c.record.answer,
+    kind: c.record.kind,
+    state: 'cancelled',
+    epoch: name.epoch,
+  }
   await commit(s, c, 'cancelled', {
     error,
     result: { ...base, error: { code: 'cancelled', message: error }, finished_at: at },

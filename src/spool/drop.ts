@@ -11,7 +11,10 @@ import { randomHex, type Spool } from './spool.ts'
 export async function drop(s: Spool, bytes: Uint8Array, fileName: string): Promise<string> {
   const dot = fileName.lastIndexOf('.')
   const ext = dot > 0 ? fileName.slice(dot) : '.json'
-  const stem = (dot > 0 ? fileName.slice(0, dot) : fileName).replace(/[^\w.-]+/g, '_').replace(/^\.+/, '').slice(0, 100)
+  const stem = (dot > 0 ? fileName.slice(0, dot) : fileName)
+    .replace(/[^\w.-]+/g, '_')
+    .replace(/^\.+/, '')
+    .slice(0, 100)
   const name = `${stem || 'job'}.${randomHex(s, 8)}${ext}`
   const temp = join(s.layout.queue, `.${name}.part`)
   try {

@@ -30,7 +30,10 @@ export interface FoundJob {
 }
 
 /** All jobs in the given states, in dispatch order within each. */
-export async function listJobs(s: Spool, f: { states?: readonly JobState[]; limit?: number } = {}): Promise<FoundJob[]> {
+export async function listJobs(
+  s: Spool,
+  f: { states?: readonly JobState[]; limit?: number } = {},
+): Promise<FoundJob[]> {
   const out: FoundJob[] = []
   for (const state of f.states ?? JOB_STATES) {
     for (const [folder, owner] of await foldersOf(s, state)) {

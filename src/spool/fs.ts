@@ -28,7 +28,11 @@ export interface SpoolFs {
   readFile(path: string, max?: number): Promise<{ bytes: Buffer; stat: FileStat }>
   lstat(path: string): Promise<FileStat>
   /** Creates or replaces a file. With `sync` its content (not its name) survives power loss. */
-  writeFile(path: string, data: string | Uint8Array, o: { mode: number; sync: boolean; exclusive?: boolean }): Promise<void>
+  writeFile(
+    path: string,
+    data: string | Uint8Array,
+    o: { mode: number; sync: boolean; exclusive?: boolean },
+  ): Promise<void>
   appendFile(path: string, data: string, mode: number): Promise<void>
   syncFile(path: string): Promise<void>
   syncDir(dir: string): Promise<void>

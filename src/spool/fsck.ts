@@ -133,7 +133,11 @@ async function auditAnswers(
     }
     if (!FINAL_STATES.has(job.state)) continue
     const places: string[] = []
-    for (const dir of [s.layout.output, join(s.layout.superseded, record.id), join(s.layout.superseded, record.id, 'answer')]) {
+    for (const dir of [
+      s.layout.output,
+      join(s.layout.superseded, record.id),
+      join(s.layout.superseded, record.id, 'answer'),
+    ]) {
       if (dir === s.layout.output ? !output.has(`${record.answer}.result.json`) : !superseded.has(record.id)) continue
       const file = join(dir, `${record.answer}.result.json`)
       const result = await readJson(s, file)
@@ -169,7 +173,13 @@ async function auditAnswers(
     const job = typeof id === 'string' ? byId.get(id)?.[0] : undefined
     if (!job || job.state === 'committed' || FINAL_STATES.has(job.state)) continue
     const message = `${file} is the answer of ${id}, which is not committed: it lies in ${job.path}.`
-    problems.push({ code: 'uncommitted-answer', severity: 'error', message, job: job.name.id, path: join(s.layout.output, file) })
+    problems.push({
+      code: 'uncommitted-answer',
+      severity: 'error',
+      message,
+      job: job.name.id,
+      path: join(s.layout.output, file),
+    })
   }
   return answers
 }

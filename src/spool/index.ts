@@ -7,7 +7,7 @@
  * Ticket: a job's place in its lane, the order of acceptance. Commit: the rename that decides an outcome. Publish: moving
  * the answer to where clients look.
  */
-export { type Accepted } from './accept.ts'
+export type { Accepted } from './accept.ts'
 export { tidyOld } from './answers.ts'
 export {
   type Claim,

@@ -88,7 +88,9 @@ export async function takeAndAccept(s: Spool, o: IntakeOptions): Promise<IntakeR
 /** Takes manifests. The rename is the claim on a drop; both folders are synced before the drop becomes a job. */
 async function take(s: Spool, o: IntakeOptions, entries: { name: string; kind: EntryKind }[]): Promise<boolean> {
   const folder = join(s.layout.intake, me(s).id)
-  const names = entries.filter((e) => e.kind === 'file' && MANIFEST.test(e.name) && !IGNORED.test(e.name)).map((e) => e.name)
+  const names = entries
+    .filter((e) => e.kind === 'file' && MANIFEST.test(e.name) && !IGNORED.test(e.name))
+    .map((e) => e.name)
   names.sort()
   const batch = o.batch ?? 512
   await Promise.all(
@@ -214,7 +216,9 @@ function recordOf(
 async function refuseWhatCannotRun(s: Spool, o: IntakeOptions, record: JobRecord): Promise<void> {
   if (!o.knownKinds.has(record.kind)) {
     const can = [...o.knownKinds].join(', ')
-    record.rejected = { message: `The kind "${record.kind}" is not supported by this version of vmspool; it runs: ${can}.` }
+    record.rejected = {
+      message: `The kind "${record.kind}" is not supported by this version of vmspool; it runs: ${can}.`,
+    }
     return
   }
   if (o.settings.on_in_use !== 'reject' || !o.inUse) return
@@ -255,7 +259,14 @@ async function reviewKept(s: Spool): Promise<void> {
       const next = s.newId()
       const file = `${next}--${clip(kept.name)}`
       if (await move(s, kept.path, join(kept.folder, file))) {
-        s.intake.raw.set(next, { id: next, folder: kept.folder, file, name: kept.name, signature: '', since: s.clock.mono() })
+        s.intake.raw.set(next, {
+          id: next,
+          folder: kept.folder,
+          file,
+          name: kept.name,
+          signature: '',
+          since: s.clock.mono(),
+        })
         s.log('intake.second-write', { drop: kept.name, first: id, second: next })
       }
     } catch (error) {
@@ -370,7 +381,13 @@ async function recover(s: Spool, o: IntakeOptions): Promise<Accepted[]> {
   return accepted
 }
 
-async function recoverFolder(s: Spool, o: IntakeOptions, folder: string, own: boolean, out: Accepted[]): Promise<boolean> {
+async function recoverFolder(
+  s: Spool,
+  o: IntakeOptions,
+  folder: string,
+  own: boolean,
+  out: Accepted[],
+): Promise<boolean> {
   // Sorted: a raw drop (id--name) is put away before its token (id.job) goes on.
   const files = (await s.fs.readdir(folder)).sort()
   let left = 0
@@ -431,7 +448,11 @@ async function recoverKept(s: Spool, o: IntakeOptions, folder: string, file: str
 }
 
 /** Links, folders, FIFOs, devices, and names that are not text: answered once, left where they are, never opened. */
-async function answerOddities(s: Spool, o: IntakeOptions, entries: { name: string; kind: EntryKind }[]): Promise<Accepted[]> {
+async function answerOddities(
+  s: Spool,
+  o: IntakeOptions,
+  entries: { name: string; kind: EntryKind }[],
+): Promise<Accepted[]> {
   const out: Accepted[] = []
   const seen = new Set<string>()
   for (const e of entries) {
@@ -446,7 +467,12 @@ async function answerOddities(s: Spool, o: IntakeOptions, entries: { name: strin
     s.intake.reported.add(e.name)
     const marker = `.answered-${keyOf(e.name)}`
     if ((await namesIn(s, s.layout.rejected)).includes(marker)) continue
-    const what = { file: 'a file whose name is not UTF-8', dir: 'a folder', link: 'a symbolic link', other: 'a FIFO, socket or device' }
+    const what = {
+      file: 'a file whose name is not UTF-8',
+      dir: 'a folder',
+      link: 'a symbolic link',
+      other: 'a FIFO, socket or device',
+    }
     const why = `${e.name} is ${what[e.kind]}, and only regular files are taken. It was left where it is; remove it and drop the file itself.`
     const folder = join(s.layout.intake, me(s).id)
     const raw = { id: s.newId(), folder, name: e.name }

@@ -169,6 +169,7 @@ export const ANSWER_SUFFIXES = [
 
 /** The files of an answer in the order of publication: what pollers wait for comes last. */
 export function publicationOrder(files: readonly string[]): string[] {
-  const weight = (f: string) => (f.endsWith('.qcow2') ? 3 : f.endsWith('.error') ? 2 : f.endsWith('.result.json') ? 1 : 0)
+  const weight = (f: string) =>
+    f.endsWith('.qcow2') ? 3 : f.endsWith('.error') ? 2 : f.endsWith('.result.json') ? 1 : 0
   return [...files].sort((a, b) => weight(a) - weight(b) || (a < b ? -1 : 1))
 }

@@ -76,7 +76,10 @@ const selves = new WeakMap<Spool, Self>()
  * Start: the lease first, then my folders, then fsync of their parents. They are never made again: renaming or removing
  * one fences this owner, and a folder that came back would unfence it.
  */
-export async function startOwner(s: Spool, o: { role?: 'main' | 'worker'; self?: Self; version?: string } = {}): Promise<void> {
+export async function startOwner(
+  s: Spool,
+  o: { role?: 'main' | 'worker'; self?: Self; version?: string } = {},
+): Promise<void> {
   const self = o.self ?? thisProcess()
   selves.set(s, self)
   const owner: Owner = {

@@ -66,7 +66,8 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
   const attempt = join(l.work, name.id, `${name.epoch}-${name.owner}`)
   const jobDir = join(l.outputJobs, name.id)
   await ensureDir(s, jobDir)
-  for (const file of await namesIn(s, join(attempt, 'own'), true)) await replace(s, join(attempt, 'own', file), join(jobDir, file))
+  for (const file of await namesIn(s, join(attempt, 'own'), true))
+    await replace(s, join(attempt, 'own', file), join(jobDir, file))
   await move(s, join(attempt, 'answer'), join(jobDir, 'answer'))
   await Promise.all([s.sync(jobDir), s.sync(l.outputJobs)])
 

@@ -83,7 +83,14 @@ export async function giveUp(s: Spool, name: JobName): Promise<void> {
     `The agent that ran this job died ${name.crashes} times, which is more than max_crashes (${s.maxCrashes}) allows. ` +
     `Read the agent's journal around these times, then run: vmspool retry ${name.id}`
   const at = new Date(s.clock.now()).toISOString()
-  const base = { schema: 1, id: name.id, name: c.record.answer, kind: c.record.kind, state: 'failed', epoch: name.epoch }
+  const base = {
+    schema: 1,
+    id: name.id,
+    name: c.record.answer,
+    kind: c.record.kind,
+    state: 'failed',
+    epoch: name.epoch,
+  }
   await commit(s, c, 'failed', {
     error,
     result: { ...base, error: { code: 'crashed', message: error }, finished_at: at },

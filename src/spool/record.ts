@@ -38,9 +38,13 @@ export async function readRecord(s: Spool, path: string): Promise<JobRecord> {
   const { bytes } = await s.fs.readFile(path)
   try {
     const record = JSON.parse(bytes.toString('utf8'))
-    if (typeof record === 'object' && record !== null && typeof record.id === 'string' && record.schema === 1) return record
+    if (typeof record === 'object' && record !== null && typeof record.id === 'string' && record.schema === 1)
+      return record
   } catch {
     // said below
   }
-  throw new SpoolError(`${path} is not a job file of this version: its content does not parse. Nothing was changed.`, 65)
+  throw new SpoolError(
+    `${path} is not a job file of this version: its content does not parse. Nothing was changed.`,
+    65,
+  )
 }

@@ -9,7 +9,16 @@ const ulid = z.string().regex(/^[0-9A-HJKMNP-TV-Z]{26}$/i)
 const bytes = z.int().min(0)
 const schema1 = z.literal(1)
 
-export const jobStates = ['queued', 'held', 'running', 'retrying', 'succeeded', 'failed', 'cancelled', 'rejected'] as const
+export const jobStates = [
+  'queued',
+  'held',
+  'running',
+  'retrying',
+  'succeeded',
+  'failed',
+  'cancelled',
+  'rejected',
+] as const
 
 const identity = {
   schema: schema1,
@@ -95,7 +104,9 @@ export const resultSchema = z
         }),
       )
       .optional(),
-    phases: z.array(z.looseObject({ name: z.string(), duration_ms: z.number().min(0), detail: z.unknown().optional() })).optional(),
+    phases: z
+      .array(z.looseObject({ name: z.string(), duration_ms: z.number().min(0), detail: z.unknown().optional() }))
+      .optional(),
     warnings: z.array(diagnostic).optional(),
     diagnostics: z.array(diagnostic).optional().meta({ description: 'What was wrong with a rejected manifest.' }),
   })

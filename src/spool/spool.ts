@@ -199,7 +199,9 @@ function unusable(dir: string, l: Layout, error: unknown): SpoolError {
       { cause: error },
     )
   }
-  return new SpoolError(`The folder ${dir} of the spool "${l.instance}" cannot be used: ${String(error)}`, 74, { cause: error })
+  return new SpoolError(`The folder ${dir} of the spool "${l.instance}" cannot be used: ${String(error)}`, 74, {
+    cause: error,
+  })
 }
 
 /** rename(2) is the protocol's only move, so queue/ and jobs/ must share a mount, and output/ must be one in itself. */

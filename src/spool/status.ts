@@ -44,7 +44,12 @@ async function readStatusFile(s: Spool, path: string): Promise<JobStatus | undef
     const status = JSON.parse(bytes.toString('utf8'))
     return typeof status?.id === 'string' && typeof status.state === 'string' ? status : undefined
   } catch (error) {
-    if (error instanceof SyntaxError || errno(error) === 'ENOENT' || errno(error) === 'ESTALE' || errno(error) === 'ENOTREG')
+    if (
+      error instanceof SyntaxError ||
+      errno(error) === 'ENOENT' ||
+      errno(error) === 'ESTALE' ||
+      errno(error) === 'ENOTREG'
+    )
       return undefined
     throw error
   }
@@ -124,9 +129,12 @@ async function finalOrDerived(s: Spool, job: FoundJob): Promise<JobStatus> {
   try {
     const { bytes } = await s.fs.readFile(join(s.layout.outputJobs, job.name.id, 'result.json'), 4 << 20)
     const result = JSON.parse(bytes.toString('utf8'))
-    return { ...derived, reason: result.error?.message ?? derived.reason, finished_at: result.finished_at ?? derived.finished_at }
+    return {
+      ...derived,
+      reason: result.error?.message ?? derived.reason,
+      finished_at: result.finished_at ?? derived.finished_at,
+    }
   } catch {
     return derived
   }
 }
-

@@ -64,8 +64,8 @@ export const INTAKE: IntakeOptions = {
 
 export function spoolOf(world: World, proc: Proc, remote: boolean, maxCrashes = 50): Spool {
   const r = world.random
-  // Every host has its own idea of the time: up to ten minutes off. Nothing may depend on it.
-  const skew = r.int(1_200_000) - 600_000
+  // Every host has its own idea of the time: up to five minutes off. Nothing may depend on it.
+  const skew = r.int(600_000) - 300_000
   return makeSpool({
     layout: LAYOUT,
     fs: world.fsFor(proc),

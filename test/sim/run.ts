@@ -53,10 +53,11 @@ export async function runSeed(
         rules.check()
       }
     }
-    // The clients finish, the agents die, and one good agent clears up.
-    for (const p of world.procs.filter((x) => x.agent)) world.kill(p)
-    while (world.procs.length > 0) await world.step(true)
-    agent(world, rules, remote)
+    // The faults end and the clients finish. Either the agents die and a new one clears up, or they go on and must
+    // find what they had forgotten themselves.
+    if (choose.chance(0.5)) for (const p of world.procs.filter((x) => x.agent)) world.kill(p)
+    while (world.procs.some((p) => !p.agent)) await world.step(true)
+    if (!world.procs.some((p) => p.agent)) agent(world, rules, remote)
     let quiet = false
     for (let i = 0; i < CALM_STEPS && !quiet; i++) {
       await world.step(true)

@@ -172,7 +172,7 @@ export class World {
       return true
     }
     this.steps += 1
-    this.mono += 20 + r.int(calm ? 100 : 400)
+    this.mono += 20 + r.int(calm ? 20 : 400)
     this.disk.now = 1_700_000_000_000 + this.mono
     this.replay()
     if (!this.current || !ready.includes(this.current) || r.chance(0.25)) this.current = r.pick(ready)
