@@ -1,0 +1,144 @@
+// The npm package as a stranger gets it: packed, installed below node_modules, run and imported there.
+import { execFile } from 'node:child_process'
+import { cp, mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { expect, test } from 'vitest'
+import { home } from '../support/agent.ts'
+import { holds, makeDisk } from '../support/disks.ts'
+import { tempDir } from '../support/temp.ts'
+
+const exec = promisify(execFile)
+const node = join(home, 'node_modules/.bin/node')
+const env = { ...process.env, PATH: `${join(home, 'node_modules/.bin')}:${process.env.PATH}`, NO_COLOR: '1' }
+
+/** Packs a copy of the checkout (the build writes dist/), unpacks it below node_modules and links the dependencies there. */
+async function installed(dir: string): Promise<string> {
+  const copy = join(dir, 'checkout')
+  const paths = [
+    'bin',
+    'src',
+    'scripts',
+    'schemas',
+    'conf',
+    'systemd',
+    'docs',
+    'install.sh',
+    'package.json',
+    'tsconfig.json',
+    'README.md',
+    'CHANGELOG.md',
+  ]
+  const there = new Set(await readdir(home))
+  await mkdir(copy)
+  for (const path of paths) if (there.has(path)) await cp(join(home, path), join(copy, path), { recursive: true })
+  await symlink(join(home, 'node_modules'), join(copy, 'node_modules'))
+  await exec(node, [join(copy, 'scripts/build.ts')], { cwd: copy, env })
+  const pack = await exec('npm', ['pack', '--ignore-scripts', '--offline', '--json', '--pack-destination', dir], {
+    cwd: copy,
+    env,
+  })
+  const [{ filename }] = JSON.parse(pack.stdout)
+  const modules = join(dir, 'project/node_modules')
+  await mkdir(modules, { recursive: true })
+  await exec('tar', ['-C', modules, '-xzf', join(dir, filename)])
+  await exec('mv', [join(modules, 'package'), join(modules, 'vmspool')])
+  for (const name of await readdir(join(home, 'node_modules'))) {
+    if (name !== 'vmspool') await symlink(join(home, 'node_modules', name), join(modules, name))
+  }
+  await writeFile(join(dir, 'project/package.json'), '{"name":"stranger","type":"module"}')
+  return join(dir, 'project')
+}
+
+test('packed, installed and used: program, library, types', { timeout: 180_000 }, async () => {
+  await using dir = await tempDir()
+  const project = await installed(dir.path)
+  const root = join(project, 'node_modules/vmspool')
+  const files = (await readdir(root, { recursive: true })).sort()
+  expect(files.filter((f) => /^(src|test|bench|node_modules)\//.test(f))).toEqual([])
+  expect(files).toEqual(
+    expect.arrayContaining([
+      'README.md',
+      'bin/vmspool',
+      'dist/index.js',
+      'dist/types/index.d.ts',
+      'schemas/convert.schema.json',
+    ]),
+  )
+
+  // the program, through the link that npm makes, from elsewhere
+  await symlink(join(root, 'bin/vmspool'), join(dir.path, 'vmspool'))
+  const program = (args: string[]) => exec(join(dir.path, 'vmspool'), args, { env, cwd: dir.path })
+  const { version } = JSON.parse(await readFile(join(home, 'package.json'), 'utf8'))
+  expect((await program(['--version'])).stdout).toBe(`${version}\n`)
+  expect(JSON.parse((await program(['schema', 'convert'])).stdout).title).toBeTruthy()
+  await mkdir(join(dir.path, 'disks'))
+  const disk = await makeDisk(join(dir.path, 'disks'), 'packed', { size_mib: 4 })
+  const converted = await program(['convert', disk.path, '-o', join(dir.path, 'out'), '--direct'])
+  expect(converted.stdout.trimEnd().split('\n').at(-1)).toBe(join(dir.path, 'out/packed.qcow2'))
+  expect(await holds(join(dir.path, 'out/packed.qcow2'), 'qcow2', disk)).toBe(true)
+
+  // the library: importing it reads nothing of a spool, starts nothing and lets the program end at once
+  await writeFile(
+    join(project, 'import.js'),
+    `const before = process.getActiveResourcesInfo()
+     const { submit, wait, cancel, status } = await import('vmspool')
+     for (const f of [submit, wait, cancel, status]) if (typeof f !== 'function') throw new Error(String(f))
+     const after = process.getActiveResourcesInfo()
+     const loaded = Object.keys((await import('node:module')).createRequire(import.meta.url).cache)
+     console.log(JSON.stringify({ before, after, loaded, handlers: process.eventNames() }))
+     await status('nothing', { root: process.argv[2], instance: 'none' }).catch((e) => console.log(e.name, e.exitCode))`,
+  )
+  const { stdout } = await exec(node, ['import.js', join(dir.path, 'no-spools')], { cwd: project, env })
+  const [first, second] = stdout.trimEnd().split('\n')
+  const seen = JSON.parse(first!)
+  expect(seen.after).toEqual(seen.before)
+  expect(seen.loaded).toEqual([])
+  expect(second).toBe('ClientError 2')
+  expect(await readdir(dir.path)).not.toContain('no-spools')
+
+  // its types
+  await writeFile(
+    join(project, 'use.ts'),
+    `import { ClientError, type JobStatus, submit, wait } from 'vmspool'
+     export async function run(): Promise<JobStatus['state']> {
+       const job = await submit({ manifest_version: '1.0', disks: [] }, { instance: 'x' })
+       const ended = await wait(job, { instance: 'x', timeoutMs: 1000, onStatus: (s) => console.log(s.progress?.bytes_done) })
+       // @ts-expect-error a state is no number
+       const wrong: number = ended.state
+       if (wrong) throw new ClientError(1, 'never')
+       return ended.state
+     }\n`,
+  )
+  const config = {
+    compilerOptions: {
+      strict: true,
+      noEmit: true,
+      module: 'nodenext',
+      target: 'es2024',
+      lib: ['es2024', 'esnext.disposable'],
+      types: ['node'],
+      skipLibCheck: false,
+    },
+    files: ['use.ts'],
+  }
+  await writeFile(join(project, 'tsconfig.json'), JSON.stringify(config))
+  await exec(join(home, 'node_modules/.bin/tsc'), ['-p', project], { env }).catch((e) => {
+    throw new Error(`The types do not hold:\n${e.stdout}`)
+  })
+})
+
+test('in a checkout the sources win over a stale dist', async () => {
+  await using dir = await tempDir()
+  await mkdir(join(dir.path, 'src/cli'), { recursive: true })
+  await mkdir(join(dir.path, 'dist/cli'), { recursive: true })
+  await mkdir(join(dir.path, 'bin'))
+  await cp(join(home, 'bin/vmspool'), join(dir.path, 'bin/vmspool'))
+  await writeFile(join(dir.path, 'package.json'), '{"type":"module"}')
+  await writeFile(join(dir.path, 'src/cli/main.ts'), "console.log('source' as string)")
+  await writeFile(join(dir.path, 'dist/cli/main.js'), "console.log('stale')")
+  const missing = await exec(join(dir.path, 'bin/vmspool')).catch((e) => e)
+  expect(missing).toMatchObject({ code: 78, stderr: expect.stringContaining('Run `npm ci` in') })
+  await symlink(join(home, 'node_modules'), join(dir.path, 'node_modules'))
+  expect((await exec(join(dir.path, 'bin/vmspool'))).stdout).toBe('source\n')
+})
