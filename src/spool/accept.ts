@@ -43,7 +43,7 @@ export async function acceptToken(s: Spool, folder: string, id: string): Promise
   await supersede(s, record.answer, id, older)
 
   const notBefore = record.rejected ? undefined : record.manifest.not_before
-  const due = notBefore === undefined ? undefined : Date.parse(notBefore)
+  const due = notBefore === undefined ? undefined : (record.manifest.not_before_ms ?? Date.parse(notBefore))
   const held = due !== undefined && due > s.clock.now()
   const name = jobName({
     priority: record.manifest.priority ?? 5,
