@@ -28,3 +28,5 @@ export {
 export { allows, checkSubmitter, type Submitter, submitterOf } from './submitter.ts'
 export { isPlainName, type OpenedFile, openBeneath, openSibling } from './walk.ts'
 export { type ImageWindow, wholeFile } from './window.ts'
+export { type DroppedDisk, inspectDroppedDisk } from './drop.ts'
+export { imageInUse } from './in-use.ts'

@@ -152,12 +152,12 @@ async function tryAccept(s: Spool, o: IntakeOptions, raw: RawDrop): Promise<Acce
         ? 'It is not a regular file. Links, folders, FIFOs and devices are never followed or opened.'
         : `The agent (uid ${process.getuid?.()}) may not read it. Give it the mode 0640 and the group of the spool, then drop it again.`
     await durable
-    return reject(s, o, raw, await s.fs.lstat(path), Buffer.alloc(0), [problem(why)], undefined)
+    return reject(s, raw, await s.fs.lstat(path), Buffer.alloc(0), [problem(why)], undefined)
   }
   if (bytes.length > max) {
     const why = `A manifest may have ${max} bytes at most, and this file has ${stat.size}. Disks are named in a manifest, not contained in it.`
     await durable
-    return reject(s, o, raw, stat, Buffer.alloc(0), [problem(why)], undefined)
+    return reject(s, raw, stat, Buffer.alloc(0), [problem(why)], undefined)
   }
   const sha256 = createHash('sha256').update(bytes).digest('hex')
   const signature = `${stat.size}:${sha256}`
@@ -172,10 +172,10 @@ async function tryAccept(s: Spool, o: IntakeOptions, raw: RawDrop): Promise<Acce
   if (outcome.state === 'incomplete') {
     if (quiet < o.settings.incomplete_after_ms) return []
     await durable
-    return reject(s, o, raw, stat, bytes, outcome.diagnostics, undefined)
+    return reject(s, raw, stat, bytes, outcome.diagnostics, undefined)
   }
   await durable
-  if (outcome.state === 'invalid') return reject(s, o, raw, stat, bytes, outcome.diagnostics, outcome.partial)
+  if (outcome.state === 'invalid') return reject(s, raw, stat, bytes, outcome.diagnostics, outcome.partial)
 
   const { manifest } = outcome
   const answer = answerNameOf(manifest) ?? `${manifest.kind}-${raw.id}`
@@ -282,7 +282,6 @@ export function problem(message: string): Diagnostic {
 /** A rejected drop is a job that fails at once. What names nothing readable is answered under `vm` and under its stem. */
 async function reject(
   s: Spool,
-  o: IntakeOptions,
   raw: RawDrop,
   stat: FileStat,
   bytes: Uint8Array,

@@ -119,10 +119,10 @@ export class Rules {
     for (const [key, ids] of working)
       if (ids.length > 1) throw new Violation(`OVERLAP in lane ${key}: ${ids.join(' ')}`)
     for (const id of this.toldJobs.keys()) if (!places.has(id)) throw new Violation(`LOST-JOB ${id}`)
-    this.checkAnswers(places)
+    this.checkAnswers()
   }
 
-  private checkAnswers(places: Map<string, Place[]>): void {
+  private checkAnswers(): void {
     const disk = this.world.disk
     const output = disk.find(LAYOUT.output)
     const file = (name: string) => {
