@@ -1,4 +1,4 @@
-import { dirname, isAbsolute, resolve } from 'node:path'
+import { dirname, isAbsolute, join, resolve } from 'node:path'
 import type { ConvertPlan } from '../convert/index.ts'
 import { submitterOf } from '../images/index.ts'
 import { bootDiskIndex, type ConvertManifest } from '../manifest/index.ts'
@@ -104,10 +104,15 @@ function notDone(m: ConvertManifest): PlanNotes['warnings'] {
   return out
 }
 
-/** A relative path is meant from where the manifest was dropped, or from the payload that came with it. */
-function sourcePath(path: string, c: JobContext): string {
-  if (isAbsolute(path)) return path
-  const base = c.payloadDir ?? (isAbsolute(c.drop.file) ? dirname(c.drop.file) : c.config.queue)
+/**
+ * Where a `local_path` lies on this host: the configuration's `path_map` replaces prefixes of another host's tree; a relative path is
+ * meant from where the manifest was dropped, or from the payload that came with it.
+ */
+export function sourcePath(path: string, c: Pick<JobContext, 'payloadDir' | 'drop' | 'config'>): string {
+  if (isAbsolute(path)) return mapped(path, c.config.path_map ?? {})
+  const queue =
+    c.config.queue ?? (c.config.root && c.config.instance ? join(c.config.root, c.config.instance, 'queue') : undefined)
+  const base = c.payloadDir ?? (isAbsolute(c.drop.file) ? dirname(c.drop.file) : queue)
   if (base === undefined) {
     throw new JobError(`The local_path ${JSON.stringify(path)} is relative, and it is not known from where.`, {
       code: 'bad-path',
@@ -116,4 +121,14 @@ function sourcePath(path: string, c: JobContext): string {
     })
   }
   return resolve(base, path)
+}
+
+/** The longest prefix wins; a prefix ends at a slash. */
+function mapped(path: string, map: Readonly<Record<string, string>>): string {
+  const prefixes = Object.keys(map).sort((a, b) => b.length - a.length)
+  for (const p of prefixes) {
+    const prefix = p.replace(/\/+$/, '')
+    if (path === prefix || path.startsWith(`${prefix}/`)) return map[p]!.replace(/\/+$/, '') + path.slice(prefix.length)
+  }
+  return path
 }
