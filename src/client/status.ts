@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { type FoundJob, type JobStatus, statusOf as foldersStatus, listJobs as listFolders } from '../spool/index.ts'
 import { ClientError } from './errors.ts'
 import { readJson } from './liveness.ts'
-import type { Place } from './place.ts'
+import { type Place, requireSpool } from './place.ts'
 
 export type { JobStatus }
 export type JobStateName = JobStatus['state']
@@ -71,6 +71,7 @@ export async function findJob(place: Place, which: string): Promise<JobStatus> {
     const status = ids.length === 1 ? await statusOf(place, ids[0]!) : undefined
     if (status !== undefined) return status
   }
+  await requireSpool(place, 'read')
   throw new ClientError(
     2,
     `There is no job "${which}" in the spool "${place.instance}" (${place.layout.output}): neither a job's id, nor the beginning of one, nor the name of an answer. ` +

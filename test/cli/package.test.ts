@@ -94,7 +94,7 @@ test('packed, installed and used: program, library, types', { timeout: 180_000 }
   const seen = JSON.parse(first!)
   expect(seen.after).toEqual(seen.before)
   expect(seen.loaded).toEqual([])
-  expect(second).toBe('ClientError 2')
+  expect(second).toBe('ClientError 73')
   expect(await readdir(dir.path)).not.toContain('no-spools')
 
   // its types

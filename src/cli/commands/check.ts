@@ -40,14 +40,14 @@ Exit code 0 when all are valid, 65 when one is not. \`-o name\` prints the names
 }
 
 async function run(files: string[], o: Options): Promise<void> {
-  const { answerNameOf, parseManifest } = await import('../../manifest/index.ts')
+  const { answerNameOf, maxManifestBytes, parseManifest } = await import('../../manifest/index.ts')
   const { readManifestFile } = await import('../../client/manifest-files.ts')
   const checked: Checked[] = []
   let unreadable = 0
   for (const file of files) {
     let bytes: Uint8Array
     try {
-      bytes = await readManifestFile(file === '-' ? '/dev/stdin' : file)
+      bytes = file === '-' ? await readInput(maxManifestBytes) : await readManifestFile(file)
     } catch (error) {
       const { message, exitCode } = explain(error)
       say(`vmspool check: ${message}`)
@@ -77,6 +77,18 @@ async function run(files: string[], o: Options): Promise<void> {
   else printTable(checked)
   const bad = checked.some((c) => !c.valid)
   process.exitCode = bad ? exitCodes.badManifest : unreadable
+}
+
+/** Standard input, at most one byte more than a manifest may have. (Not /dev/stdin: it cannot be opened when it is a socket.) */
+async function readInput(max: number): Promise<Uint8Array> {
+  const chunks: Buffer[] = []
+  let length = 0
+  for await (const chunk of process.stdin) {
+    chunks.push(chunk as Buffer)
+    length += (chunk as Buffer).length
+    if (length > max) break
+  }
+  return Buffer.concat(chunks).subarray(0, max + 1)
 }
 
 /** Standard input has no name to tell YAML by; a JSON manifest is an object and begins like one. */
