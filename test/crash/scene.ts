@@ -239,7 +239,10 @@ export async function recover(root: string): Promise<void> {
     const { accepted, pending } = await takeAndAccept(s, intake)
     await promoteDue(s)
     await processCancels(s)
-    for (const name of (await heartbeat(s)).owned) await end(s, await openClaim(s, name))
+    for (const name of (await heartbeat(s)).owned) {
+      const c = await openClaim(s, name)
+      if (c) await end(s, c)
+    }
     for (const c of await claimAll(s)) await end(s, c)
     await publishCommitted(s)
     await processCancels(s)

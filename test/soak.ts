@@ -1,0 +1,49 @@
+// `npm run soak`: what takes too long for `npm test`, section by section, each with its figures.
+// `npm run soak -- chaos sweep` runs the sections whose names contain one of the words.
+import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import setup from './support/global-setup.ts'
+
+const sections: { name: string; script: string }[] = [
+  { name: 'simulation', script: 'sim/soak.process.ts' },
+  { name: 'crash and fault sweep', script: 'crash/soak.process.ts' },
+  { name: 'chaos', script: 'chaos/soak.process.ts' },
+  { name: 'fuzz', script: 'manifest/soak.process.ts' },
+]
+
+const words = process.argv.slice(2)
+const chosen = sections.filter(
+  (s) =>
+    existsSync(join(import.meta.dirname, s.script)) && (words.length === 0 || words.some((w) => s.name.includes(w))),
+)
+if (chosen.length === 0) {
+  process.stderr.write(`No section matches ${words.join(' ')}. There are: ${sections.map((s) => s.name).join(', ')}.\n`)
+  process.exit(2)
+}
+
+const teardown = setup()
+const results: { name: string; ok: boolean; seconds: number }[] = []
+for (const { name, script } of chosen) {
+  process.stdout.write(`\n## ${name}\n\n`)
+  const at = performance.now()
+  const ok = await new Promise<boolean>((resolve) => {
+    const child = spawn(process.execPath, [join(import.meta.dirname, script)], {
+      stdio: ['ignore', 'inherit', 'inherit'],
+    })
+    child.on('close', (code) => resolve(code === 0))
+  })
+  results.push({ name, ok, seconds: Math.round((performance.now() - at) / 1000) })
+}
+let leak = false
+try {
+  await teardown()
+} catch (error) {
+  leak = true
+  process.stdout.write(`\n${(error as Error).message}\n`)
+}
+process.stdout.write('\n')
+for (const r of results) process.stdout.write(`${r.ok ? '✓' : '✗'} ${r.name} (${r.seconds} s)\n`)
+const failed = results.filter((r) => !r.ok).length + (leak ? 1 : 0)
+process.stdout.write(`${results.length - results.filter((r) => !r.ok).length} passed, ${failed} failed\n`)
+process.exitCode = failed > 0 ? 1 : 0
