@@ -68,7 +68,7 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
   'convert.compress_level': set(whole(0, 9), 6, 'Level for zlib, where a level can be chosen.', live),
   'convert.compression_type': set(choice(['zlib', 'zstd']), 'zstd', 'What compressed qcow2 disks use; zlib is read by older QEMU too.', live),
   'convert.max_virtual_size': set(size(2 ** 20, 2 ** 53 - 1), '64T', 'A disk that claims to be larger is refused.', live),
-  'convert.qemu_threads': set(wholeOrAuto(1, 16, () => Math.min(16, availableParallelism())), 'auto', 'Parallel requests of qemu-img; auto: one for each processor.', live),
+  'convert.qemu_threads': set(wholeOrAuto(1, 16, () => Math.min(16, 4 * availableParallelism())), 'auto', 'Parallel requests of qemu-img; auto: four for each processor, at most 16.', live),
   'convert.no_progress_timeout': set(duration(0, 7 * day), '15m', 'A conversion that makes no progress for this long is ended; 0: never.', live),
   'convert.checksum': set(bool, true, 'Verify checksums that a manifest gives.', live),
   'convert.cleanup_source': set(bool, false, 'Delete the source disks after a verified success.', live),

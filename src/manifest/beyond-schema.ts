@@ -1,7 +1,9 @@
 import { isAbsolute } from 'node:path'
 import { show } from '../text/diagnostic.ts'
 import type { ManifestKind } from './kinds/index.ts'
+import { rfc3339 } from './kinds/parts.ts'
 import type { Say } from './prepare.ts'
+import { timeOf } from './time.ts'
 
 /*
  * Checks that a schema cannot say: one field against another, and fields that are accepted but mean something only
@@ -9,6 +11,9 @@ import type { Say } from './prepare.ts'
  */
 export function beyondSchema(root: Record<string, unknown>, kind: ManifestKind, o: { baseDir?: string }, say: Say): void {
   reserved(root, say)
+  const { not_before: start } = root
+  if (typeof start === 'string' && rfc3339.test(start) && Number.isNaN(timeOf(start)))
+    say('error', ['not_before'], `not_before is ${show(start)}; there is no such day.`)
   if (kind === 'convert') convert(root, o, say)
   if (kind === 'command') command(root, say)
 }
@@ -57,7 +62,7 @@ function disks(list: unknown[], o: { baseDir?: string }, say: Say): void {
           path.startsWith('~') ? ', and "~" is nobody\'s home there' : ''
         }.`,
       )
-    if (bytes === undefined && disk.source_format !== 'ova' && disk.source_format !== 'ovf' && 'bytes' in disk === false && checksum === undefined)
+    if (bytes === undefined && checksum === undefined && disk.source_format !== 'ova' && disk.source_format !== 'ovf')
       say('warning', ['disks', i], `disks[${i}] has neither bytes nor checksum: whether the file is whole cannot be verified.`)
     if (typeof checksum === 'string' && /^sha256:[a-fA-F0-9]{64}$/.test(checksum) && checksum !== checksum.toLowerCase())
       say('warning', ['disks', i, 'checksum'], 'A checksum is written in lower case.', { suggestion: checksum.toLowerCase() })

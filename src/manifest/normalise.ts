@@ -1,5 +1,6 @@
 import { resolve } from 'node:path'
 import { parseDuration } from '../text/units.ts'
+import { timeOf } from './time.ts'
 import type { Manifest } from './kinds/index.ts'
 
 export interface ManifestDefaults {
@@ -20,8 +21,13 @@ const standardRetry = { max_attempts: 3, delay_ms: 300_000, factor: 2 }
 export function normalise(m: Manifest, o: { defaults?: ManifestDefaults; baseDir?: string  }): Manifest {
   const out: Record<string, unknown> = { ...m }
   delete out.submitter
-  if (m.timeout !== undefined) out.timeout_ms = Math.max(1, parseDuration(m.timeout)!)
-  if (m.not_before !== undefined) out.not_before_ms = Math.max(0, Date.parse(m.not_before.replace(/[t ]/, 'T').replace(/z$/, 'Z').replace(/:60/, ':59')))
+  if (m.timeout !== undefined) {
+    // 0 is Go's "not set", and no job can be meant to end before it starts.
+    const ms = parseDuration(m.timeout)!
+    if (ms > 0) out.timeout_ms = ms
+    else delete out.timeout_ms
+  }
+  if (m.not_before !== undefined) out.not_before_ms = Math.max(0, timeOf(m.not_before))
   if (m.retry !== undefined) {
     const { delay } = m.retry as { delay?: unknown }
     out.retry = {

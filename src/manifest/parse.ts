@@ -132,7 +132,7 @@ function check(reading: Reading & { state: 'complete' }, o: ParseOptions, format
 /** Issues as diagnostics. A lenient field (`lenient.ts`) only warns, and is left out of the manifest. */
 function reportIssues(issues: readonly z.core.$ZodIssue[], root: Record<string, unknown>, kind: ManifestKind | undefined, say: Say): void {
   const dropped: (string | number)[][] = []
-  for (const issue of issues.slice(0, mostDiagnostics * 2)) {
+  for (const issue of issues) {
     const path = issue.path as (string | number)[]
     const sentence = sentenceOf(issue, valueAt(root, path))
     const lenient = kind === 'convert' ? isLenient(path, valueAt(root, path)) : undefined

@@ -11,6 +11,8 @@ export type Say = (
   more?: { suggestion?: string; allowed?: readonly string[]; at?: 'key' | 'value' },
 ) => void
 
+const mostUnknown = 50
+
 type Written = (Reading & { state: 'complete' })['written']
 
 /**
@@ -24,6 +26,7 @@ type Written = (Reading & { state: 'complete' })['written']
  * Works on the value in place: it was read from text a moment ago and belongs to nobody else.
  */
 export function prepare(root: Record<string, unknown>, schema: z.ZodType, written: Written, say: Say): void {
+  let unknown = 0
   const visit = (holder: Record<string | number, unknown>, key: string | number, raw: z.ZodType, path: (string | number)[]) => {
     const { schema: inner, optional } = unwrap(raw)
     const value = holder[key]
@@ -61,6 +64,7 @@ export function prepare(root: Record<string, unknown>, schema: z.ZodType, writte
       else free.push(key)
     }
     for (const key of free) {
+      if (++unknown > mostUnknown) continue
       const missing = Object.keys(shape).filter((k) => !Object.hasOwn(value, k))
       const suggestion = nearest(key, missing)
       const hint = suggestion === undefined ? '' : ` Did you mean "${suggestion}"?`
@@ -72,4 +76,5 @@ export function prepare(root: Record<string, unknown>, schema: z.ZodType, writte
   }
 
   object(root, shapeOf(schema)!, [])
+  if (unknown > mostUnknown) say('warning', [], `There are ${unknown - mostUnknown} more fields that are not known.`)
 }

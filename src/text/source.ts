@@ -7,7 +7,8 @@ export interface Limits {
   values: number
 }
 
-export const defaultLimits: Limits = { depth: 64, values: 50_000 }
+/** A manifest of a thousand disks with everything said about them has some 12 000 values. */
+export const defaultLimits: Limits = { depth: 64, values: 20_000 }
 
 /** Offsets of a member: of its key (of the value in a list) and of its value. */
 export type Place = readonly [key: number, value: number]

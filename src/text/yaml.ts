@@ -11,17 +11,22 @@ export function readYaml(text: string, limits: Limits = defaultLimits): Reading 
   const hostile = tooMuch(text, limits)
   if (hostile !== undefined) return hostile
   let document: ReturnType<typeof parseDocument<ParsedNode, true>>
+  // The library makes an error object for each of what may be half a million faults; their stacks would cost seconds.
+  const { stackTraceLimit } = Error
+  Error.stackTraceLimit = 0
   try {
     document = parseDocument<ParsedNode, true>(text, {
       version: '1.2',
       schema: 'core',
       uniqueKeys: false, // quadratic there, linear here
       prettyErrors: false,
-      logLevel: 'silent',
+      logLevel: 'error', // 'silent' would hide that there is a second document
       stringKeys: false,
     })
   } catch (error) {
-    return { state: 'invalid', offset: 0, message: `The YAML cannot be read: ${(error as Error).message}.` }
+    return { state: 'invalid', offset: 0, message: `The YAML cannot be read: ${sentence(reason({ code: '', message: (error as Error).message }))}` }
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit
   }
   const first = document.errors[0]
   const contents = document.contents as ParsedNode | null
@@ -29,7 +34,7 @@ export function readYaml(text: string, limits: Limits = defaultLimits): Reading 
     return { state: 'incomplete', offset: text.length, message: 'The file is empty.' }
   const walked = contents !== null && isMap(contents) ? walk(contents as ParsedNode, text, limits) : undefined
   if (first !== undefined) {
-    const message = `The YAML cannot be read: ${sentence(first.code === 'MULTIPLE_DOCS' ? 'the file holds more than one document' : first.message)}`
+    const message = `The YAML cannot be read: ${sentence(reason(first))}`
     // An open quote or bracket is reported at the end of the text: the rest may still be on its way.
     if (first.pos[0] >= text.trimEnd().length && first.code !== 'MULTIPLE_DOCS')
       return { state: 'incomplete', offset: text.length, message }
@@ -54,7 +59,7 @@ function tooMuch(text: string, limits: Limits): Reading | undefined {
     else if (token.startsWith('\n') || token.startsWith('\r')) onLine = 0
     if (flow > limits.depth || onLine > limits.depth)
       return { state: 'invalid', offset, message: `Nested more than ${limits.depth} levels deep; no manifest needs that.` }
-    if (tokens > limits.values * 10)
+    if (tokens > limits.values * 8)
       return { state: 'invalid', offset, message: `The file holds more than ${limits.values} values.` }
     // The lexer adds marks of its own (U+FEFF, U+0002, U+0018, U+001F) that stand for nothing in the text.
     if (!(token.length === 1 && '\u{FEFF}\u0002\u0018\u001f'.includes(token))) offset += token.length
@@ -162,6 +167,11 @@ function walk(contents: ParsedNode, text: string, limits: Limits) {
   }
   const { value } = convert(contents, [])
   return { value: value as Record<string, unknown>, places, problems, written }
+}
+
+function reason(error: { code: string; message: string }): string {
+  if (error.code === 'MULTIPLE_DOCS') return 'the file holds more than one document'
+  return error.message.includes('call stack') ? 'it is nested too deeply' : error.message
 }
 
 const sentence = (s: string) => (s.endsWith('.') ? s : `${s}.`)
