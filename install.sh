@@ -87,7 +87,7 @@ make_disk() {
   echo 'LABEL=root / ext4 defaults 0 1' >"$tree/etc/fstab"
   cp /etc/os-release "$tree/etc/os-release" 2>/dev/null || :
   # Up to 150 MB of real files, the same ones each time.
-  find /usr/bin /usr/lib /usr/share -xdev -type f -perm -444 -size -4096k -printf '%s %p\n' 2>/dev/null | LC_ALL=C sort -k2 |
+  find /usr/bin /usr/lib /usr/share -xdev -type f -perm -444 -size +15k -size -4096k -printf '%s %p\n' 2>/dev/null | LC_ALL=C sort -k2 |
     awk 'NR % 3 == 1 { size += $1; if (size > 150000000) exit; print substr($0, length($1) + 2) }' >"$work/files"
   tar -C / -cf - -T "$work/files" 2>/dev/null | tar -C "$tree" -xf - 2>/dev/null || :
   megabytes=512
