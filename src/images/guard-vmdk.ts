@@ -1,6 +1,12 @@
 import type { ImageError } from './errors.ts'
 import { FormatError } from './formats/source.ts'
-import { parseVmdk, type VmdkDescriptor, type VmdkExtent, type VmdkSparseHeader } from './formats/index.ts'
+import {
+  checkVmdkBounds,
+  parseVmdk,
+  type VmdkDescriptor,
+  type VmdkExtent,
+  type VmdkSparseHeader,
+} from './formats/index.ts'
 import { type GraphBuilder, type OwnExtent, ownDescriptor, pinnedNode } from './graph.ts'
 import { type GuardedImage, pad512, refused } from './guard.ts'
 import { isPlainName } from './walk.ts'
@@ -28,6 +34,7 @@ export async function guardVmdk(w: ImageWindow): Promise<GuardedImage> {
     virtual_size: header.capacity_bytes,
     windows: [w],
     warnings: [],
+    bounds: () => checkVmdkBounds(w.source, header),
     node: async (b) => ({
       driver: 'vmdk',
       file: (await pinnedNode(b, { fd: w.file.handle.fd, offset: w.offset, size: w.size, pinned })).node,
@@ -53,6 +60,7 @@ interface OpenExtent {
   extent: VmdkExtent
   window?: ImageWindow
   pinned?: Buffer
+  header?: VmdkSparseHeader
 }
 
 async function guardExtents(w: ImageWindow, d: VmdkDescriptor): Promise<GuardedImage> {
@@ -70,6 +78,9 @@ async function guardExtents(w: ImageWindow, d: VmdkDescriptor): Promise<GuardedI
     virtual_size: sectors * 512,
     windows: [w, ...open.flatMap((e) => (e.window ? [e.window] : []))],
     warnings: [],
+    bounds: async () => {
+      for (const e of open) if (e.header && e.window) await checkVmdkBounds(e.window.source, e.header)
+    },
     node: (b) => extentsNode(b, open),
   }
 }
@@ -108,7 +119,7 @@ async function openExtent(w: ImageWindow, extent: VmdkExtent): Promise<OpenExten
         'Copy all files of the disk again.',
       )
     }
-    return { extent, window, pinned }
+    return { extent, window, pinned, header }
   }
   const end = (extent.offset_sectors + extent.sectors) * 512
   if (end > Math.ceil(window.size / 512) * 512) {

@@ -1,6 +1,14 @@
 import { ImageError } from './errors.ts'
 import { FormatError } from './formats/source.ts'
-import { detectFormat, parseQcow2, parseVdi, parseVhd, parseVhdx } from './formats/index.ts'
+import {
+  checkQcow2Bounds,
+  checkVhdxBounds,
+  detectFormat,
+  parseQcow2,
+  parseVdi,
+  parseVhd,
+  parseVhdx,
+} from './formats/index.ts'
 import { type GraphBuilder, pinnedNode, windowNode } from './graph.ts'
 import { guardVmdk } from './guard-vmdk.ts'
 import type { ImageWindow } from './window.ts'
@@ -19,6 +27,8 @@ export interface GuardedImage {
   /** builds the block graph's node; MAY be called more than once, each time with a builder of its own */
   node(b: GraphBuilder): Promise<Record<string, unknown>>
   warnings: string[]
+  /** checks that all data lies in the file; called once the size is known to be sane */
+  bounds(): Promise<void>
 }
 
 export interface GuardLimits {
@@ -45,6 +55,7 @@ export async function guardImage(w: ImageWindow, format: SourceFormat, limits: G
     }
     if (image.virtual_size === 0)
       throw refused(w, 'virtual-size', 'states a virtual size of 0 bytes', 'Export the disk again.')
+    await image.bounds()
     return image
   } catch (e) {
     if (!(e instanceof FormatError)) throw e
@@ -100,7 +111,7 @@ async function guardFormat(w: ImageWindow, format: SourceFormat): Promise<Guarde
           'Open and close it once with its hypervisor, or run "qemu-img check -r all" on a copy.',
         )
       }
-      return plain(w, 'vhdx', h.virtual_size, {})
+      return plain(w, 'vhdx', h.virtual_size, {}, undefined, () => checkVhdxBounds(w.source, h))
     }
     case 'vdi': {
       const h = await parseVdi(w.source)
@@ -153,6 +164,7 @@ async function guardQcow2(w: ImageWindow): Promise<GuardedImage> {
       h.snapshots > 0
         ? [`The image ${q(w.label)} holds ${h.snapshots} internal snapshot(s); only its current state is converted.`]
         : [],
+    bounds: () => checkQcow2Bounds(w.source, h),
     node: async (b) => ({
       driver: 'qcow2',
       file: (await pinnedNode(b, { fd: w.file.handle.fd, offset: w.offset, size: w.size, pinned })).node,
@@ -166,6 +178,7 @@ function plain(
   size: number,
   options: Record<string, unknown>,
   subformat?: string,
+  bounds: () => Promise<void> = async () => undefined,
 ): GuardedImage {
   return {
     format,
@@ -173,6 +186,7 @@ function plain(
     virtual_size: size,
     windows: [w],
     warnings: [],
+    bounds,
     node: async (b) => ({
       driver: format === 'vhd' ? 'vpc' : format,
       ...options,

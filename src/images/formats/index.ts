@@ -1,4 +1,5 @@
 /** Readers of disk image and archive formats. They import nothing of the project. */
+export { checkQcow2Bounds, checkVhdxBounds, checkVmdkBounds } from './bounds.ts'
 export { parseQcow2, type Qcow2Header } from './qcow2.ts'
 export { detectFormat } from './detect.ts'
 export { type ByteSource, bufferSource, FormatError, windowOf } from './source.ts'

@@ -15,6 +15,8 @@ export interface Qcow2Header {
   crypt_method: number
   dirty: boolean
   corrupt: boolean
+  /** L2 entries of 16 bytes with a bitmap of subclusters */
+  extended_l2: boolean
   compression: 'zlib' | 'zstd'
   snapshots: number
   l1_offset: number
@@ -78,6 +80,7 @@ export async function parseQcow2(source: ByteSource): Promise<Qcow2Header> {
     crypt_method: head.readUInt32BE(32),
     dirty: (incompatible & 1n) !== 0n,
     corrupt: (incompatible & 2n) !== 0n,
+    extended_l2: (incompatible & 16n) !== 0n,
     compression,
     snapshots: head.readUInt32BE(60),
     l1_entries: head.readUInt32BE(36),
