@@ -1,5 +1,5 @@
 import type { z } from 'zod'
-import { type Diagnostic, pathText, shortValue, valueAt } from '../text/diagnostic.ts'
+import { type Diagnostic, pathText, printable, shortValue, valueAt } from '../text/diagnostic.ts'
 import { readJson } from '../text/json.ts'
 import { defaultLimits, lineCounter, offsetOf, type Reading } from '../text/source.ts'
 import { decodeUtf8 } from '../text/utf8.ts'
@@ -81,7 +81,7 @@ function parse(bytes: Uint8Array, o: ParseOptions): ParseOutcome {
 type At = (offset: number | undefined) => { line?: number; column?: number }
 
 function fromSyntax(reading: Exclude<Reading, { state: 'complete' }>, at: At): ParseOutcome {
-  const diagnostics: Diagnostic[] = [{ severity: 'error', path: '', message: reading.message, ...at(reading.offset) }]
+  const diagnostics: Diagnostic[] = [{ severity: 'error', path: '', message: printable(reading.message), ...at(reading.offset) }]
   if (reading.state === 'incomplete') return { state: 'incomplete', diagnostics }
   return invalid(diagnostics, reading.partial)
 }
@@ -169,6 +169,8 @@ function invalid(diagnostics: Diagnostic[], root?: Record<string, unknown>, kind
 /** Errors before warnings, a wrong version before all (as Go's validator has it), then as they stand in the file. At most a hundred. */
 function capped(diagnostics: Diagnostic[]): Diagnostic[] {
   const rank = (d: Diagnostic) => (d.severity === 'warning' ? 2 : d.path === 'manifest_version' ? 0 : 1)
+  // Messages quote the file, also through the YAML library; a client shows them on a terminal.
+  for (const d of diagnostics) d.message = printable(d.message)
   const sorted = diagnostics.toSorted(
     (a, b) => rank(a) - rank(b) || (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0),
   )

@@ -35,15 +35,20 @@ export function show(value: unknown): string {
   if (value === undefined) return 'nothing'
   if (typeof value === 'string') {
     const cut = value.length > longest ? `${value.slice(0, longest).toWellFormed()}…` : value.toWellFormed()
-    // JSON leaves DEL, C1 controls and bidirectional overrides as they are; a terminal acts on them.
-    return JSON.stringify(cut).replace(
-      /[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
-      (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`,
-    )
+    return printable(JSON.stringify(cut))
   }
   if (typeof value === 'number' || typeof value === 'boolean' || typeof value === 'bigint' || value === null)
     return String(value)
   return kindOf(value)
+}
+
+/** Text in which a terminal finds nothing to act on: control characters and bidirectional overrides become \\u escapes. */
+export function printable(text: string): string {
+  return text.toWellFormed().replace(
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+    /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g,
+    (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  )
 }
 
 /** "a string", "a list", …: for "must be a number, not a list". */
