@@ -36,7 +36,10 @@ function texts(): Map<string, string> {
     files.set(name + suffix, text({ $schema: dialect, $id: name + suffix, ...body }))
   }
   const any = Object.keys(kinds).map((kind) => ({ $ref: kind + suffix }))
-  files.set(`manifest${suffix}`, text({ $schema: dialect, $id: `manifest${suffix}`, title: 'vmspool manifest of any kind', anyOf: any }))
+  files.set(
+    `manifest${suffix}`,
+    text({ $schema: dialect, $id: `manifest${suffix}`, title: 'vmspool manifest of any kind', anyOf: any }),
+  )
   return files
 }
 
@@ -44,13 +47,17 @@ const text = (schema: object) => `${JSON.stringify(schema, null, 2)}\n`
 
 const files = texts()
 const there = readdirSync(folder).filter((f) => f.endsWith('.json'))
-const stale = [...files].filter(([file, content]) => !there.includes(file) || readFileSync(join(folder, file), 'utf8') !== content)
+const stale = [...files].filter(
+  ([file, content]) => !there.includes(file) || readFileSync(join(folder, file), 'utf8') !== content,
+)
 const extra = there.filter((f) => !files.has(f))
 
 if (process.argv.includes('--check')) {
   if (stale.length + extra.length > 0) {
     const names = [...stale.map(([f]) => f), ...extra].join(', ')
-    console.error(`The JSON Schemas do not match the code: ${names}. Run \`npm run schemas\` and commit what it writes.`)
+    console.error(
+      `The JSON Schemas do not match the code: ${names}. Run \`npm run schemas\` and commit what it writes.`,
+    )
     process.exitCode = 1
   }
 } else {

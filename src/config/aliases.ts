@@ -44,8 +44,14 @@ const daemon: Record<string, Alias> = {
   max_concurrent_jobs: { key: 'concurrency.jobs' },
   file_stable_timeout: { key: 'intake.file_stable_timeout' },
   archive_processed: { key: 'intake.archive_processed' },
-  enable_deduplication: { ignored: 'every drop is a job of its own; nothing is skipped as a duplicate', harmless: [false] },
-  deduplication_use_md5: { ignored: 'every drop is a job of its own; nothing is skipped as a duplicate', harmless: [false] },
+  enable_deduplication: {
+    ignored: 'every drop is a job of its own; nothing is skipped as a duplicate',
+    harmless: [false],
+  },
+  deduplication_use_md5: {
+    ignored: 'every drop is a job of its own; nothing is skipped as a duplicate',
+    harmless: [false],
+  },
   'retry_policy.enabled': { key: 'retry.enabled' },
   'retry_policy.max_retries': { key: 'retry.max_attempts' },
   'retry_policy.retry_delay': { key: 'retry.delay' },
@@ -76,7 +82,9 @@ export const aliases: ReadonlyMap<string, Alias> = new Map(Object.entries({ ...u
 /** Those of the EnvironmentFile. */
 export const environmentNames: ReadonlySet<string> = new Set(Object.keys(units))
 
-export const aliasNames: readonly string[] = [...aliases.keys()].map((n) => (environmentNames.has(n) ? n.toUpperCase() : n))
+export const aliasNames: readonly string[] = [...aliases.keys()].map((n) =>
+  environmentNames.has(n) ? n.toUpperCase() : n,
+)
 
 /** `"-O qcow2 -c -p"`: the parts of qemu-img convert's options that are settings here. Returns what is wrong as text. */
 function qemuOptions(value: unknown): { key: Key; value: unknown }[] | string {
@@ -92,7 +100,8 @@ function qemuOptions(value: unknown): { key: Key; value: unknown }[] | string {
     else if (word === '-m' && words[i + 1]) found.push({ key: 'convert.qemu_threads', value: Number(words[++i]) })
     else if (word === '-o' && /^compression_type=/.test(words[i + 1] ?? ''))
       found.push({ key: 'convert.compression_type', value: words[++i]!.slice('compression_type='.length) })
-    else return `contains ${JSON.stringify(word)}; only -O FORMAT, -c, -m N, -o compression_type=TYPE, -p and -W have a meaning here`
+    else
+      return `contains ${JSON.stringify(word)}; only -O FORMAT, -c, -m N, -o compression_type=TYPE, -p and -W have a meaning here`
   }
   found.push({ key: 'convert.compress', value: compressed ? 'yes' : 'no' })
   return found

@@ -33,7 +33,11 @@ export function standardFiles(instance: string, env: NodeJS.ProcessEnv, uid: num
 }
 
 /** What one file says. Undefined when it does not exist. Errors are pushed to `errors`. */
-export function readConfigFile(file: string, keys: ReadonlySet<string>, errors: ConfigDiagnostic[]): Given[] | undefined {
+export function readConfigFile(
+  file: string,
+  keys: ReadonlySet<string>,
+  errors: ConfigDiagnostic[],
+): Given[] | undefined {
   let bytes: Buffer
   try {
     bytes = readFileSync(file)
@@ -45,7 +49,12 @@ export function readConfigFile(file: string, keys: ReadonlySet<string>, errors: 
   }
   const decoded = decodeUtf8(bytes)
   if (decoded.state !== 'complete' || bytes.length > 1 << 20) {
-    errors.push({ severity: 'error', path: '', file, message: decoded.state === 'complete' ? `${file} is larger than 1 MiB.` : `${file} is not valid UTF-8.` })
+    errors.push({
+      severity: 'error',
+      path: '',
+      file,
+      message: decoded.state === 'complete' ? `${file} is larger than 1 MiB.` : `${file} is not valid UTF-8.`,
+    })
     return []
   }
   return /\.(?:conf|env)$/.test(file) ? assignments(decoded.text, file, errors) : yaml(decoded.text, file, keys, errors)
@@ -57,10 +66,17 @@ function yaml(text: string, file: string, keys: ReadonlySet<string>, errors: Con
   if (reading.state !== 'complete') {
     // All commented out: a template that nobody changed.
     if (/^(?:\s*(?:#.*)?(?:\n|$)|---\s*\n)*$/.test(text) && text.length < 200_000) return []
-    errors.push({ severity: 'error', path: '', file, message: reading.message.replace('a manifest', 'a configuration file'), ...locate(reading.offset) })
+    errors.push({
+      severity: 'error',
+      path: '',
+      file,
+      message: reading.message.replace('a manifest', 'a configuration file'),
+      ...locate(reading.offset),
+    })
     return []
   }
-  for (const p of reading.problems) errors.push({ severity: p.severity, path: p.path.join('.'), file, message: p.message, ...locate(p.offset) })
+  for (const p of reading.problems)
+    errors.push({ severity: p.severity, path: p.path.join('.'), file, message: p.message, ...locate(p.offset) })
   const given: Given[] = []
   const visit = (value: unknown, path: string[]) => {
     const dotted = path.join('.')
@@ -85,7 +101,14 @@ function assignments(text: string, file: string, errors: ConfigDiagnostic[]): Gi
     if (line === '' || line.startsWith('#') || line.startsWith(';')) return
     const m = /^(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)$/.exec(line)
     if (m === null) {
-      errors.push({ severity: 'error', path: '', file, line: i + 1, column: 1, message: 'Every line of this file must be NAME=value or a comment.' })
+      errors.push({
+        severity: 'error',
+        path: '',
+        file,
+        line: i + 1,
+        column: 1,
+        message: 'Every line of this file must be NAME=value or a comment.',
+      })
       return
     }
     const value = m[2]!.replace(/^(["'])(.*)\1$/, '$2')

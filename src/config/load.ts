@@ -33,7 +33,8 @@ export interface Loaded {
 }
 
 /** Variables that are no settings: set for jobs and children, or read before the configuration is. */
-const otherVariables = /^VMSPOOL_(?:INSTANCE|CONFIG_DIR|DEBUG|HOME|JOB|NAME|EPOCH|GROUP|OWNER|JOB_.*|TEST_.*|BENCH_.*|FUZZ_.*)$/
+const otherVariables =
+  /^VMSPOOL_(?:INSTANCE|CONFIG_DIR|DEBUG|HOME|JOB|NAME|EPOCH|GROUP|OWNER|JOB_.*|TEST_.*|BENCH_.*|FUZZ_.*)$/
 
 const keySet: ReadonlySet<string> = new Set(keys)
 const envName = (key: string) => `VMSPOOL_${key.replaceAll('.', '_').toUpperCase()}`
@@ -56,7 +57,8 @@ export function loadConfig(o: LoadOptions): Loaded {
   const files: string[] = []
 
   const fault = instanceFault(o.instance)
-  if (fault !== undefined) throw new ConfigError([{ severity: 'error', path: 'instance', file: 'command line', message: fault }])
+  if (fault !== undefined)
+    throw new ConfigError([{ severity: 'error', path: 'instance', file: 'command line', message: fault }])
 
   const store = (key: Key, raw: unknown, given: Given, note = '') => {
     const { reader, later, standard } = settings[key] as Setting<unknown>
@@ -66,11 +68,23 @@ export function loadConfig(o: LoadOptions): Loaded {
     if (!read.ok) {
       const hint = read.suggestion === undefined ? '' : ` Did you mean "${read.suggestion}"?`
       const { allowed, suggestion } = read
-      found.push({ severity: 'error', ...at, message: `${given.path} is ${show(raw)}; it ${read.message}.${hint}`, value: raw, allowed, suggestion })
+      found.push({
+        severity: 'error',
+        ...at,
+        message: `${given.path} is ${show(raw)}; it ${read.message}.${hint}`,
+        value: raw,
+        allowed,
+        suggestion,
+      })
       return
     }
-    if (later !== undefined && JSON.stringify(value) !== JSON.stringify(standard))
-      found.push({ severity: 'warning', ...at, message: `${given.path} has no effect yet: ${later} comes with a later version.` })
+    const usual = reader.read(standard)
+    if (later !== undefined && !(usual.ok && usual.value === read.value))
+      found.push({
+        severity: 'warning',
+        ...at,
+        message: `${given.path} has no effect yet: ${later} comes with a later version.`,
+      })
     values.set(key, read.value)
     origin[key] = given.origin + note
   }
@@ -82,7 +96,8 @@ export function loadConfig(o: LoadOptions): Loaded {
         found.push({ severity: 'warning', ...at, message: `${given.path} has no meaning here: ${alias.ignored}.` })
     } else if ('split' in alias) {
       const parts = alias.split(given.value)
-      if (typeof parts === 'string') found.push({ severity: 'error', ...at, message: `${given.path} is ${show(given.value)}; it ${parts}.` })
+      if (typeof parts === 'string')
+        found.push({ severity: 'error', ...at, message: `${given.path} is ${show(given.value)}; it ${parts}.` })
       else for (const part of parts) store(part.key, part.value, given, ` (${given.path})`)
     } else {
       // Empty was "off" in the old files.
@@ -105,7 +120,14 @@ export function loadConfig(o: LoadOptions): Loaded {
     const section = keys.some((k) => k.startsWith(`${given.path}.`))
     if (section) {
       if (given.value !== null && !(typeof given.value === 'object' && !Array.isArray(given.value)))
-        found.push({ severity: 'error', path: given.path, file: given.file, line: given.line, column: given.column, message: `${given.path} is ${show(given.value)}; it must be a mapping with ${under(given.path)}.` })
+        found.push({
+          severity: 'error',
+          path: given.path,
+          file: given.file,
+          line: given.line,
+          column: given.column,
+          message: `${given.path} is ${show(given.value)}; it must be a mapping with ${under(given.path)}.`,
+        })
       return
     }
     unknown(given)
@@ -134,7 +156,8 @@ export function loadConfig(o: LoadOptions): Loaded {
   if (o.configFile !== undefined) {
     const file = resolve(o.configFile)
     const given = readConfigFile(file, keySet, found)
-    if (given === undefined) found.push({ severity: 'error', path: '', file, message: `The configuration file ${file} does not exist.` })
+    if (given === undefined)
+      found.push({ severity: 'error', path: '', file, message: `The configuration file ${file} does not exist.` })
     else {
       files.push(file)
       for (const g of given) take(g)
@@ -148,12 +171,19 @@ export function loadConfig(o: LoadOptions): Loaded {
     else {
       const suggestion = nearest(name, byEnvName.keys())
       const hint = suggestion === undefined ? '' : ` Did you mean ${suggestion}?`
-      found.push({ severity: 'error', path: name, file: 'environment', message: `The variable ${name} names no setting.${hint}`, suggestion })
+      found.push({
+        severity: 'error',
+        path: name,
+        file: 'environment',
+        message: `The variable ${name} names no setting.${hint}`,
+        suggestion,
+      })
     }
   }
   const flags: Partial<Record<Key, string>> = { ...o.flags, ...(o.root !== undefined && { root: resolve(o.root) }) }
   for (const [key, value] of Object.entries(flags))
-    if (value !== undefined) take({ path: key, value, origin: `flag --${key.replaceAll(/[._]/g, '-')}`, file: 'command line', untyped: true })
+    if (value !== undefined)
+      take({ path: key, value, origin: `flag --${key.replaceAll(/[._]/g, '-')}`, file: 'command line', untyped: true })
 
   if (found.some((d) => d.severity === 'error')) throw new ConfigError(found)
 
@@ -173,7 +203,12 @@ export function loadConfig(o: LoadOptions): Loaded {
 }
 
 function inUnit(given: Given, unit: Extract<Alias, { key: Key }>['unit']): unknown {
-  const n = typeof given.value === 'number' ? given.value : given.untyped && /^\d+(?:\.\d+)?$/.test(String(given.value)) ? Number(given.value) : undefined
+  const n =
+    typeof given.value === 'number'
+      ? given.value
+      : given.untyped && /^\d+(?:\.\d+)?$/.test(String(given.value))
+        ? Number(given.value)
+        : undefined
   if (n === undefined || unit === undefined) return given.value
   return unit === 'minutes' ? n * 60 : unit === 'days' ? n * 86_400 : n * 1000
 }
@@ -192,7 +227,10 @@ function nearKey(path: string): string | undefined {
   const last = path.split('.').at(-1)!
   const byLast = keys.filter((k) => k.split('.').at(-1) === last)
   if (byLast.length === 1) return byLast[0]
-  const near = nearest(last, keys.map((k) => k.split('.').at(-1)!))
+  const near = nearest(
+    last,
+    keys.map((k) => k.split('.').at(-1)!),
+  )
   const meant = keys.filter((k) => k.split('.').at(-1) === near)
   return meant.length === 1 ? meant[0] : undefined
 }

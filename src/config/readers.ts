@@ -1,9 +1,19 @@
 import { isAbsolute, normalize } from 'node:path'
 import { z } from 'zod'
 import { nearest } from '../text/nearest.ts'
-import { durationHint, durationPattern, durationText, parseDuration, parseSize, sizeHint, sizePattern } from '../text/units.ts'
+import {
+  durationHint,
+  durationPattern,
+  durationText,
+  parseDuration,
+  parseSize,
+  sizeHint,
+  sizePattern,
+} from '../text/units.ts'
 
-export type Read<T> = { ok: true; value: T } | { ok: false; message: string /* "must be …" */; allowed?: readonly string[]; suggestion?: string }
+export type Read<T> =
+  | { ok: true; value: T }
+  | { ok: false; message: string /* "must be …" */; allowed?: readonly string[]; suggestion?: string }
 
 /** How one kind of value is read: from YAML, or from the text of an environment variable. */
 export interface Reader<T> {
@@ -17,13 +27,20 @@ export interface Reader<T> {
 }
 
 const ok = <T>(value: T): Read<T> => ({ ok: true, value })
-const no = (message: string, allowed?: readonly string[], suggestion?: string): Read<never> => ({ ok: false, message, allowed, suggestion })
+const no = (message: string, allowed?: readonly string[], suggestion?: string): Read<never> => ({
+  ok: false,
+  message,
+  allowed,
+  suggestion,
+})
 const numeric = (text: string) => (/^\s*-?\d+(?:\.\d+)?\s*$/.test(text) ? Number(text) : text)
 
 export function whole(min: number, max: number): Reader<number> {
   return {
     read: (v) =>
-      typeof v === 'number' && Number.isInteger(v) && v >= min && v <= max ? ok(v) : no(`must be a whole number from ${min} to ${max}`),
+      typeof v === 'number' && Number.isInteger(v) && v >= min && v <= max
+        ? ok(v)
+        : no(`must be a whole number from ${min} to ${max}`),
     fromText: numeric,
     schema: z.int().min(min).max(max),
   }
@@ -33,7 +50,16 @@ export function whole(min: number, max: number): Reader<number> {
 export function wholeOrAuto(min: number, max: number, auto: () => number): Reader<number> {
   const inner = whole(min, max)
   return {
-    read: (v) => (v === 'auto' ? ok(auto()) : inner.read(v).ok ? inner.read(v) : no(`must be a whole number from ${min} to ${max}, or "auto"`, undefined, typeof v === 'string' ? nearest(v, ['auto']) : undefined)),
+    read: (v) =>
+      v === 'auto'
+        ? ok(auto())
+        : inner.read(v).ok
+          ? inner.read(v)
+          : no(
+              `must be a whole number from ${min} to ${max}, or "auto"`,
+              undefined,
+              typeof v === 'string' ? nearest(v, ['auto']) : undefined,
+            ),
     fromText: numeric,
     schema: z.union([z.literal('auto'), inner.schema]),
   }
@@ -53,7 +79,9 @@ export function duration(min: number, max: number): Reader<number> {
     read: (v) => {
       const ms = parseDuration(v)
       if (ms === undefined) return no(`must be ${durationHint}`)
-      return ms >= min && ms <= max ? ok(ms) : no(`must be a duration from ${durationText(min)} to ${durationText(max)}`)
+      return ms >= min && ms <= max
+        ? ok(ms)
+        : no(`must be a duration from ${durationText(min)} to ${durationText(max)}`)
     },
     fromText: numeric,
     schema: z.union([z.number().min(0), z.string().regex(durationPattern)]),
@@ -83,7 +111,16 @@ export function size(min: number, max: number): Reader<number> {
   }
 }
 
-const truth: Record<string, boolean> = { true: true, yes: true, on: true, '1': true, false: false, no: false, off: false, '0': false }
+const truth: Record<string, boolean> = {
+  true: true,
+  yes: true,
+  on: true,
+  '1': true,
+  false: false,
+  no: false,
+  off: false,
+  '0': false,
+}
 
 export const bool: Reader<boolean> = {
   read: (v) => {
@@ -101,7 +138,9 @@ export function choice<const T extends string>(words: readonly T[], aliases: Rec
   return {
     read: (v) => {
       const text = typeof v === 'string' || typeof v === 'boolean' ? String(v) : ''
-      const word = words.find((w) => w === text.toLowerCase()) ?? (Object.hasOwn(aliases, text.toLowerCase()) ? aliases[text.toLowerCase()] : undefined)
+      const word =
+        words.find((w) => w === text.toLowerCase()) ??
+        (Object.hasOwn(aliases, text.toLowerCase()) ? aliases[text.toLowerCase()] : undefined)
       return word === undefined ? no(`must be one of ${words.join(', ')}`, words, nearest(text, words)) : ok(word)
     },
     schema: booleans.length > 0 ? z.union([z.enum(words), z.boolean()]) : z.enum(words),
@@ -157,7 +196,13 @@ export const pathMap: Reader<Readonly<Record<string, string>>> = {
     }
     return ok(map)
   },
-  fromText: (t) => Object.fromEntries(t.split(',').filter(Boolean).map((pair) => pair.split('=', 2))),
+  fromText: (t) =>
+    Object.fromEntries(
+      t
+        .split(',')
+        .filter(Boolean)
+        .map((pair) => pair.split('=', 2)),
+    ),
   schema: z.record(z.string(), z.string()),
 }
 
@@ -171,6 +216,7 @@ export const listen: Reader<string> = {
 }
 
 export const url: Reader<string> = {
-  read: (v) => (typeof v === 'string' && /^https?:\/\//.test(v) && URL.canParse(v) ? ok(v) : no('must be an http or https address')),
+  read: (v) =>
+    typeof v === 'string' && /^https?:\/\//.test(v) && URL.canParse(v) ? ok(v) : no('must be an http or https address'),
   schema: z.string().regex(/^https?:\/\//),
 }

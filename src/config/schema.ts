@@ -16,7 +16,14 @@ export function configSchema(): z.ZodType {
   }
   for (const [name, alias] of aliases) {
     // The names of the old EnvironmentFile are written in capitals there.
-    put(tree, (environmentNames.has(name) ? name.toUpperCase() : name).split('.'), z.unknown().optional().meta({ deprecated: true, description: describe(alias) }))
+    put(
+      tree,
+      (environmentNames.has(name) ? name.toUpperCase() : name).split('.'),
+      z
+        .unknown()
+        .optional()
+        .meta({ deprecated: true, description: describe(alias) }),
+    )
   }
   return strict(tree).meta({ title: 'vmspool configuration: agent.yaml' })
 }

@@ -9,7 +9,12 @@ import { timeOf } from './time.ts'
  * Checks that a schema cannot say: one field against another, and fields that are accepted but mean something only
  * together with the rest. The manifest may have errors here, so nothing about types is taken for granted.
  */
-export function beyondSchema(root: Record<string, unknown>, kind: ManifestKind, o: { baseDir?: string }, say: Say): void {
+export function beyondSchema(
+  root: Record<string, unknown>,
+  kind: ManifestKind,
+  o: { baseDir?: string },
+  say: Say,
+): void {
   reserved(root, say)
   const { not_before: start } = root
   if (typeof start === 'string' && rfc3339.test(start) && Number.isNaN(timeOf(start)))
@@ -23,8 +28,14 @@ const isObject = (v: unknown): v is Record<string, unknown> => typeof v === 'obj
 function reserved(root: Record<string, unknown>, say: Say): void {
   for (const key of ['after', 'group', 'hosts', 'parent', 'notify'])
     if (root[key] !== undefined)
-      say('warning', [key], `${key} is reserved: this version keeps it and does not act on it; the job does not wait for it.`, { at: 'key' })
-  if (root.submitter !== undefined) say('warning', ['submitter'], 'submitter is set by the agent; what the manifest says is dropped.', { at: 'key' })
+      say(
+        'warning',
+        [key],
+        `${key} is reserved: this version keeps it and does not act on it; the job does not wait for it.`,
+        { at: 'key' },
+      )
+  if (root.submitter !== undefined)
+    say('warning', ['submitter'], 'submitter is set by the agent; what the manifest says is dropped.', { at: 'key' })
 }
 
 function convert(root: Record<string, unknown>, o: { baseDir?: string }, say: Say): void {
@@ -36,10 +47,20 @@ function convert(root: Record<string, unknown>, o: { baseDir?: string }, say: Sa
       'This is a delta manifest: its disks hold only what changed since another export, and converting them alone would make a broken disk. Export the VM whole.',
     )
   if (root.hooks !== undefined)
-    say('warning', ['hooks'], 'hooks are not run: a program named in a manifest would run with the rights of the agent.', { at: 'key' })
+    say(
+      'warning',
+      ['hooks'],
+      'hooks are not run: a program named in a manifest would run with the rights of the agent.',
+      { at: 'key' },
+    )
   for (const key of ['profile', 'profile_overrides', 'profiles_directory'])
     if (root[key] !== undefined)
-      say('warning', [key], `${key} is kept and not acted on: this version has no profiles. Write the settings into the manifest.`, { at: 'key' })
+      say(
+        'warning',
+        [key],
+        `${key} is kept and not acted on: this version has no profiles. Write the settings into the manifest.`,
+        { at: 'key' },
+      )
 }
 
 function disks(list: unknown[], o: { baseDir?: string }, say: Say): void {
@@ -63,9 +84,19 @@ function disks(list: unknown[], o: { baseDir?: string }, say: Say): void {
         }.`,
       )
     if (bytes === undefined && checksum === undefined && disk.source_format !== 'ova' && disk.source_format !== 'ovf')
-      say('warning', ['disks', i], `disks[${i}] has neither bytes nor checksum: whether the file is whole cannot be verified.`)
-    if (typeof checksum === 'string' && /^sha256:[a-fA-F0-9]{64}$/.test(checksum) && checksum !== checksum.toLowerCase())
-      say('warning', ['disks', i, 'checksum'], 'A checksum is written in lower case.', { suggestion: checksum.toLowerCase() })
+      say(
+        'warning',
+        ['disks', i],
+        `disks[${i}] has neither bytes nor checksum: whether the file is whole cannot be verified.`,
+      )
+    if (
+      typeof checksum === 'string' &&
+      /^sha256:[a-fA-F0-9]{64}$/.test(checksum) &&
+      checksum !== checksum.toLowerCase()
+    )
+      say('warning', ['disks', i, 'checksum'], 'A checksum is written in lower case.', {
+        suggestion: checksum.toLowerCase(),
+      })
   })
 }
 
@@ -73,7 +104,11 @@ function command(root: Record<string, unknown>, say: Say): void {
   if (!isObject(root.command)) return
   const { argv, shell } = root.command
   if (argv === undefined && shell === undefined)
-    say('error', ['command'], 'command has neither argv (the program and its arguments) nor shell (a line for /bin/sh).')
+    say(
+      'error',
+      ['command'],
+      'command has neither argv (the program and its arguments) nor shell (a line for /bin/sh).',
+    )
   if (argv !== undefined && shell !== undefined && JSON.stringify(argv) !== JSON.stringify(['/bin/sh', '-c', shell]))
     say('error', ['command', 'shell'], 'command has both argv and shell; only one of them can be run.')
 }

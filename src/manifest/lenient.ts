@@ -9,6 +9,7 @@ export function isLenient(path: readonly (string | number)[], value: unknown): '
   if (text === 'nics.mac') return typeof value === 'string' && value.length >= 17 ? 'drop' : undefined
   if (text === 'nics') return undefined
   if (informational.test(text)) return 'drop'
-  if (text === 'pipeline.convert.compress_level' || text === 'options.verbose') return typeof value === 'number' ? 'drop' : undefined
+  if (text === 'pipeline.convert.compress_level' || text === 'options.verbose')
+    return typeof value === 'number' ? 'drop' : undefined
   return undefined
 }

@@ -18,7 +18,7 @@ const standardRetry = { max_attempts: 3, delay_ms: 300_000, factor: 2 }
  * Booleans that are absent stay absent: Go drops an explicit false, so "absent" and "false" are different statements
  * (contracts A7 17), and each step chooses the safe default for what was not said.
  */
-export function normalise(m: Manifest, o: { defaults?: ManifestDefaults; baseDir?: string  }): Manifest {
+export function normalise(m: Manifest, o: { defaults?: ManifestDefaults; baseDir?: string }): Manifest {
   const out: Record<string, unknown> = { ...m }
   delete out.submitter
   if (m.timeout !== undefined) {
@@ -38,8 +38,10 @@ export function normalise(m: Manifest, o: { defaults?: ManifestDefaults; baseDir
     }
   }
   if (m.kind === 'convert') {
-    if (o.baseDir !== undefined) out.disks = m.disks.map((d) => ({ ...d, local_path: resolve(o.baseDir!, d.local_path) }))
-    if (m.compress !== undefined) out.compress = (m.compress as unknown) === 'yes' ? true : (m.compress as unknown) === 'no' ? false : m.compress
+    if (o.baseDir !== undefined)
+      out.disks = m.disks.map((d) => ({ ...d, local_path: resolve(o.baseDir!, d.local_path) }))
+    if (m.compress !== undefined)
+      out.compress = (m.compress as unknown) === 'yes' ? true : (m.compress as unknown) === 'no' ? false : m.compress
   }
   if (m.kind === 'command' && m.command.argv === undefined)
     out.command = { ...(m.command as object), argv: ['/bin/sh', '-c', m.command.shell] }

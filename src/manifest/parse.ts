@@ -56,14 +56,19 @@ function parse(bytes: Uint8Array, o: ParseOptions): ParseOutcome {
   const limit = Math.min(o.maxBytes ?? maxManifestBytes, maxManifestBytes)
   if (bytes.length > limit)
     return invalid([
-      { severity: 'error', path: '', message: `The manifest has ${bytes.length} bytes; at most ${limit} are read. Is this a disk under a manifest's name?` },
+      {
+        severity: 'error',
+        path: '',
+        message: `The manifest has ${bytes.length} bytes; at most ${limit} are read. Is this a disk under a manifest's name?`,
+      },
     ])
   const format = /\.ya?ml$/i.test(o.fileName) ? 'yaml' : 'json'
   const decoded = decodeUtf8(bytes)
   const locate = lineCounter(decoded.text)
   const at = (offset: number | undefined) => (offset === undefined ? {} : locate(offset))
   if (decoded.state === 'invalid') {
-    const reading = decoded.text === '' ? undefined : format === 'json' ? readJson(decoded.text, defaultLimits) : undefined
+    const reading =
+      decoded.text === '' ? undefined : format === 'json' ? readJson(decoded.text, defaultLimits) : undefined
     // A JSON text that is wrong before the bad byte is better explained by that.
     if (reading?.state === 'invalid') return fromSyntax(reading, at)
     return invalid([{ severity: 'error', path: '', message: decoded.message, ...at(decoded.text.length) }])
@@ -73,7 +78,9 @@ function parse(bytes: Uint8Array, o: ParseOptions): ParseOutcome {
   if (decoded.state === 'cut')
     return {
       state: format === 'json' ? 'invalid' : 'incomplete',
-      diagnostics: [{ severity: 'error', path: '', message: 'The file ends inside a UTF-8 character.', ...at(decoded.text.length) }],
+      diagnostics: [
+        { severity: 'error', path: '', message: 'The file ends inside a UTF-8 character.', ...at(decoded.text.length) },
+      ],
     }
   return check(reading, o, format, at)
 }
@@ -81,14 +88,26 @@ function parse(bytes: Uint8Array, o: ParseOptions): ParseOutcome {
 type At = (offset: number | undefined) => { line?: number; column?: number }
 
 function fromSyntax(reading: Exclude<Reading, { state: 'complete' }>, at: At): ParseOutcome {
-  const diagnostics: Diagnostic[] = [{ severity: 'error', path: '', message: printable(reading.message), ...at(reading.offset) }]
+  const diagnostics: Diagnostic[] = [
+    { severity: 'error', path: '', message: printable(reading.message), ...at(reading.offset) },
+  ]
   if (reading.state === 'incomplete') return { state: 'incomplete', diagnostics }
   return invalid(diagnostics, reading.partial)
 }
 
-function check(reading: Reading & { state: 'complete' }, o: ParseOptions, format: 'json' | 'yaml', at: At): ParseOutcome {
+function check(
+  reading: Reading & { state: 'complete' },
+  o: ParseOptions,
+  format: 'json' | 'yaml',
+  at: At,
+): ParseOutcome {
   const { value: root, places, problems } = reading
-  const diagnostics: Diagnostic[] = problems.map((p) => ({ severity: p.severity, path: pathText(p.path), message: p.message, ...at(p.offset) }))
+  const diagnostics: Diagnostic[] = problems.map((p) => ({
+    severity: p.severity,
+    path: pathText(p.path),
+    message: p.message,
+    ...at(p.offset),
+  }))
   // Past a limit parts of the data are missing; what a check would say about them is noise.
   if (problems.some((p) => p.severity === 'error')) return invalid(diagnostics, root)
 
@@ -130,7 +149,12 @@ function check(reading: Reading & { state: 'complete' }, o: ParseOptions, format
 }
 
 /** Issues as diagnostics. A lenient field (`lenient.ts`) only warns, and is left out of the manifest. */
-function reportIssues(issues: readonly z.core.$ZodIssue[], root: Record<string, unknown>, kind: ManifestKind | undefined, say: Say): void {
+function reportIssues(
+  issues: readonly z.core.$ZodIssue[],
+  root: Record<string, unknown>,
+  kind: ManifestKind | undefined,
+  say: Say,
+): void {
   const dropped: (string | number)[][] = []
   for (const issue of issues) {
     const path = issue.path as (string | number)[]
@@ -158,7 +182,9 @@ function invalid(diagnostics: Diagnostic[], root?: Record<string, unknown>, kind
   if (root !== undefined) {
     const known = kind ?? (typeof root.kind === 'string' && Object.hasOwn(kinds, root.kind) ? root.kind : undefined)
     if (known !== undefined) partial.kind = known
-    const named = [valueAt(root, ['source', 'vm_name']), root.name].filter((n): n is string => typeof n === 'string' && n !== '')
+    const named = [valueAt(root, ['source', 'vm_name']), root.name].filter(
+      (n): n is string => typeof n === 'string' && n !== '',
+    )
     // Only the first that is given: an answer under another name would be found by the wrong client.
     if (named[0] !== undefined && safeName(named[0])) partial.answer = named[0]
     else if (named.length === 0 && known === 'convert') partial.answer = 'vm'
@@ -177,5 +203,8 @@ function capped(diagnostics: Diagnostic[]): Diagnostic[] {
   if (sorted.length <= mostDiagnostics) return sorted
   const rest = sorted.length - mostDiagnostics
   const severity = sorted[mostDiagnostics]!.severity
-  return [...sorted.slice(0, mostDiagnostics), { severity, path: '', message: `There are ${rest} more findings like these.` }]
+  return [
+    ...sorted.slice(0, mostDiagnostics),
+    { severity, path: '', message: `There are ${rest} more findings like these.` },
+  ]
 }

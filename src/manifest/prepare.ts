@@ -27,7 +27,12 @@ type Written = (Reading & { state: 'complete' })['written']
  */
 export function prepare(root: Record<string, unknown>, schema: z.ZodType, written: Written, say: Say): void {
   let unknown = 0
-  const visit = (holder: Record<string | number, unknown>, key: string | number, raw: z.ZodType, path: (string | number)[]) => {
+  const visit = (
+    holder: Record<string | number, unknown>,
+    key: string | number,
+    raw: z.ZodType,
+    path: (string | number)[],
+  ) => {
     const { schema: inner, optional } = unwrap(raw)
     const value = holder[key]
     if (value === null && optional) {
@@ -68,10 +73,15 @@ export function prepare(root: Record<string, unknown>, schema: z.ZodType, writte
       const missing = Object.keys(shape).filter((k) => !Object.hasOwn(value, k))
       const suggestion = nearest(key, missing)
       const hint = suggestion === undefined ? '' : ` Did you mean "${suggestion}"?`
-      say('warning', [...path, key], `${pathText([...path, key])} is not a known field; it is kept, and nothing acts on it.${hint}`, {
-        suggestion,
-        at: 'key',
-      })
+      say(
+        'warning',
+        [...path, key],
+        `${pathText([...path, key])} is not a known field; it is kept, and nothing acts on it.${hint}`,
+        {
+          suggestion,
+          at: 'key',
+        },
+      )
     }
   }
 

@@ -28,7 +28,8 @@ export function sentenceOf(issue: Issue, value: unknown): Sentence {
   const path = pathText(issue.path as (string | number)[])
   const found = value === undefined ? `${path} is missing` : `${path} is ${scalar(value) ? show(value) : kindOf(value)}`
   const allowed = allowedBy(issue)
-  const suggestion = allowed !== undefined && allowed.length > 1 && typeof value === 'string' ? nearest(value, allowed) : undefined
+  const suggestion =
+    allowed !== undefined && allowed.length > 1 && typeof value === 'string' ? nearest(value, allowed) : undefined
   const hint = suggestion === undefined ? '' : ` Did you mean "${suggestion}"?`
   const more = { ...(allowed && { allowed }), ...(suggestion !== undefined && { suggestion }) }
   if (own(issue)) {
@@ -39,7 +40,10 @@ export function sentenceOf(issue: Issue, value: unknown): Sentence {
         : issue.message.startsWith('"') || issue.message.startsWith('{')
           ? `${path}: ${issue.message}.`
           : issue.message
-    return { message: text + (allowed && !text.includes(allowed[0]!) ? ` Allowed: ${allowed.join(', ')}.` : '') + hint, ...more }
+    return {
+      message: text + (allowed && !text.includes(allowed[0]!) ? ` Allowed: ${allowed.join(', ')}.` : '') + hint,
+      ...more,
+    }
   }
   return { message: `${found}; it must be ${wanted(issue, allowed)}.${hint}`, ...more }
 }

@@ -4,6 +4,12 @@
  */
 export function timeOf(text: string): number {
   const [, year, month, day] = /^(\d{4})-(\d\d)-(\d\d)/.exec(text) ?? []
-  if (year === undefined || Number(day) > new Date(Date.UTC(Number(year), Number(month), 0)).getUTCDate()) return Number.NaN
-  return Date.parse(text.replace(/[t ]/, 'T').replace(/z$/, 'Z').replace(/(T\d\d:\d\d):60/, '$1:59'))
+  if (year === undefined || Number(day) > new Date(Date.UTC(Number(year), Number(month), 0)).getUTCDate())
+    return Number.NaN
+  return Date.parse(
+    text
+      .replace(/[t ]/, 'T')
+      .replace(/z$/, 'Z')
+      .replace(/(T\d\d:\d\d):60/, '$1:59'),
+  )
 }

@@ -157,4 +157,7 @@ export const eventSchema = z
   })
   .meta({ title: 'Event' })
 
-export type JobStatus = z.output<typeof statusSchema>
+/** The fields that are known, without "anything else": with that in it, Omit and Pick would lose all names. */
+type Known<T> = { [K in keyof T as string extends K ? never : K]: T[K] }
+
+export type JobStatus = Known<z.output<typeof statusSchema>>

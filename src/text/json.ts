@@ -197,10 +197,15 @@ export function readJson(text: string, limits: Limits = defaultLimits): Reading 
       while (at < text.length && isSpace(text.charCodeAt(at))) at++
       if (at >= text.length) {
         if (expect === expecting.end && root !== undefined) return { state: 'complete', value: root, places, problems }
-        throw cut(isList.length === 0 ? 'The file is empty.' : `The text ends before the ${isList.length === 1 ? 'object' : 'objects and lists in it'} ended.`)
+        throw cut(
+          isList.length === 0
+            ? 'The file is empty.'
+            : `The text ends before the ${isList.length === 1 ? 'object' : 'objects and lists in it'} ended.`,
+        )
       }
       const c = text[at]!
-      if (expect === expecting.end) throw wrong(at, `After the end of the object comes ${show1(text, at)}; a file holds one object.`)
+      if (expect === expecting.end)
+        throw wrong(at, `After the end of the object comes ${show1(text, at)}; a file holds one object.`)
       if (isList.length === 0) {
         if (c !== '{') throw wrong(at, `A JSON manifest starts with "{", not with ${show1(text, at)}.`)
         open(false)

@@ -1,7 +1,8 @@
 const durationUnits: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 }
 
 /** For schemas: what a duration looks like when it is written as text. */
-export const durationPattern = /^(?:\d{1,15}(?:\.\d{1,9})?(?:ms|s|m|h|d|w)?)(?:\s*\d{1,15}(?:\.\d{1,9})?(?:ms|s|m|h|d|w))*$/
+export const durationPattern =
+  /^(?:\d{1,15}(?:\.\d{1,9})?(?:ms|s|m|h|d|w)?)(?:\s*\d{1,15}(?:\.\d{1,9})?(?:ms|s|m|h|d|w))*$/
 
 export const durationHint = 'a number of seconds or text such as "90s", "5m", "2h" or "1h30m"'
 

@@ -24,7 +24,11 @@ export function readYaml(text: string, limits: Limits = defaultLimits): Reading 
       stringKeys: false,
     })
   } catch (error) {
-    return { state: 'invalid', offset: 0, message: `The YAML cannot be read: ${sentence(reason({ code: '', message: (error as Error).message }))}` }
+    return {
+      state: 'invalid',
+      offset: 0,
+      message: `The YAML cannot be read: ${sentence(reason({ code: '', message: (error as Error).message }))}`,
+    }
   } finally {
     Error.stackTraceLimit = stackTraceLimit
   }
@@ -41,7 +45,11 @@ export function readYaml(text: string, limits: Limits = defaultLimits): Reading 
     return { state: 'invalid', offset: first.pos[0], message, partial: walked?.value }
   }
   if (walked === undefined)
-    return { state: 'invalid', offset: contents!.range[0], message: 'The top of a manifest must be a mapping of keys to values.' }
+    return {
+      state: 'invalid',
+      offset: contents!.range[0],
+      message: 'The top of a manifest must be a mapping of keys to values.',
+    }
   return { state: 'complete', ...walked }
 }
 
@@ -58,7 +66,11 @@ function tooMuch(text: string, limits: Limits): Reading | undefined {
     else if (token === '-' || token === '?') onLine++
     else if (token.startsWith('\n') || token.startsWith('\r')) onLine = 0
     if (flow > limits.depth || onLine > limits.depth)
-      return { state: 'invalid', offset, message: `Nested more than ${limits.depth} levels deep; no manifest needs that.` }
+      return {
+        state: 'invalid',
+        offset,
+        message: `Nested more than ${limits.depth} levels deep; no manifest needs that.`,
+      }
     if (tokens > limits.values * 8)
       return { state: 'invalid', offset, message: `The file holds more than ${limits.values} values.` }
     // The lexer adds marks of its own (U+FEFF, U+0002, U+0018, U+001F) that stand for nothing in the text.
@@ -106,7 +118,12 @@ function walk(contents: ParsedNode, text: string, limits: Limits) {
         return { value: null }
       }
       if (typeof value === 'number' && Number.isInteger(value) && !Number.isSafeInteger(value))
-        say(node.range[0], path, `The number ${source.slice(0, 40)} is too large to be kept exactly (over 2^53).`, 'warning')
+        say(
+          node.range[0],
+          path,
+          `The number ${source.slice(0, 40)} is too large to be kept exactly (over 2^53).`,
+          'warning',
+        )
       if (typeof value === 'number' || typeof value === 'boolean') return { value, text: source }
       if (typeof value === 'string' || value === null) return { value }
       say(node.range[0], path, 'Only text, numbers, true, false and null can stand here.')
@@ -152,7 +169,11 @@ function walk(contents: ParsedNode, text: string, limits: Limits) {
         }
         if (key === '<<') say(keyAt, path, 'The YAML merge key "<<" is not supported: write the fields out.')
         if (at.has(key)) {
-          say(keyAt, [...path, key], `The key ${JSON.stringify(key)} stands twice in one mapping; only one can be meant.`)
+          say(
+            keyAt,
+            [...path, key],
+            `The key ${JSON.stringify(key)} stands twice in one mapping; only one can be meant.`,
+          )
           continue
         }
         const offset = valueNode?.range?.[0] ?? keyAt

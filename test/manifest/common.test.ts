@@ -4,7 +4,12 @@ import { accepted, errorsOf, minimal, parse, warningsOf } from './samples.ts'
 
 describe('common fields', () => {
   test('durations become milliseconds beside the original', () => {
-    const { manifest } = accepted({ ...minimal, timeout: '1h30m', retry: { delay: '5m' }, not_before: '2026-05-01T22:00:00+02:00' })
+    const { manifest } = accepted({
+      ...minimal,
+      timeout: '1h30m',
+      retry: { delay: '5m' },
+      not_before: '2026-05-01T22:00:00+02:00',
+    })
     expect(manifest).toMatchObject({
       timeout: '1h30m',
       timeout_ms: 5_400_000,
@@ -57,7 +62,12 @@ describe('kinds and dialects', () => {
     ['no kind', { hello: 1 }, '', 'This is no manifest'],
     ['a block without its kind', { command: { argv: ['true'] } }, '', 'add "kind": "command"'],
     ['batch', { batch_version: '1.0', vms: [] }, 'batch_version', 'batch manifest'],
-    ['workflow', { version: '1.0', pipeline: { load: { source_type: 'vmdk' } } }, 'pipeline', 'workflow manifest of hyperctl'],
+    [
+      'workflow',
+      { version: '1.0', pipeline: { load: { source_type: 'vmdk' } } },
+      'pipeline',
+      'workflow manifest of hyperctl',
+    ],
     ['workflow of several', { version: '1.0', batch: true, vms: [] }, 'vms', 'workflow or batch'],
     ['the third', { version: '1.0', source: { type: 'vmdk', path: '/x' } }, 'source', 'older form'],
     ['the fourth', { hypervisor: 'vmware', vmware: { vm_name: 'x' } }, 'hypervisor', 'older form'],
@@ -110,24 +120,48 @@ describe('command', () => {
 })
 
 describe('names of answers', () => {
-  test.each(['web', 'web 01', 'wéb', 'a'.repeat(200), 'web.qcow2', '-rf', 'jobs2', 'vm:1', '日本'])('%j is safe', (name) => {
-    expect(safeName(name)).toBe(true)
-  })
-  test.each(['', '.', '..', '.hidden', '../x', 'a/b', '/etc', 'a\0b', 'a\nb', 'a\u001bb', 'a\u0085b', 'é'.repeat(101), '\ud800', 'jobs', 'vms', 'superseded'])(
-    '%j is not safe, and says why',
+  test.each(['web', 'web 01', 'wéb', 'a'.repeat(200), 'web.qcow2', '-rf', 'jobs2', 'vm:1', '日本'])(
+    '%j is safe',
     (name) => {
-      expect(safeName(name)).toBe(false)
-      if (name === '') return
-      const outcome = parse({ ...minimal, source: { vm_name: name } })
-      expect(errorsOf(outcome)['source.vm_name']).toContain('cannot name the answer files')
-      expect(outcome).not.toHaveProperty('partial.answer')
+      expect(safeName(name)).toBe(true)
     },
   )
+  test.each([
+    '',
+    '.',
+    '..',
+    '.hidden',
+    '../x',
+    'a/b',
+    '/etc',
+    'a\0b',
+    'a\nb',
+    'a\u001bb',
+    'a\u0085b',
+    'é'.repeat(101),
+    '\ud800',
+    'jobs',
+    'vms',
+    'superseded',
+  ])('%j is not safe, and says why', (name) => {
+    expect(safeName(name)).toBe(false)
+    if (name === '') return
+    const outcome = parse({ ...minimal, source: { vm_name: name } })
+    expect(errorsOf(outcome)['source.vm_name']).toContain('cannot name the answer files')
+    expect(outcome).not.toHaveProperty('partial.answer')
+  })
 
   test('who asked is told even when the manifest is wrong', () => {
-    expect(parse({ source: { vm_name: 'web' }, manifest_version: '9' })).toMatchObject({ partial: { answer: 'web', kind: 'convert' } })
+    expect(parse({ source: { vm_name: 'web' }, manifest_version: '9' })).toMatchObject({
+      partial: { answer: 'web', kind: 'convert' },
+    })
     expect(parse({ manifest_version: '9' })).toMatchObject({ partial: { answer: 'vm', kind: 'convert' } })
-    expect(parse({ kind: 'command', name: 'nightly' })).toMatchObject({ partial: { answer: 'nightly', kind: 'command' } })
-    expect(parse('{"source": {"vm_name": "web"}, "disks": [}')).toMatchObject({ state: 'invalid', partial: { answer: 'web' } })
+    expect(parse({ kind: 'command', name: 'nightly' })).toMatchObject({
+      partial: { answer: 'nightly', kind: 'command' },
+    })
+    expect(parse('{"source": {"vm_name": "web"}, "disks": [}')).toMatchObject({
+      state: 'invalid',
+      partial: { answer: 'web' },
+    })
   })
 })

@@ -18,9 +18,24 @@ describe('Artifact Manifest 1.0', () => {
   })
 
   test.each([
-    ['version missing', { ...minimal, manifest_version: undefined }, 'manifest_version', 'unsupported manifest version "": expected "1.0"'],
-    ['version wrong', { ...minimal, manifest_version: '2.0' }, 'manifest_version', 'unsupported manifest version "2.0": expected "1.0"'],
-    ['version a number', { ...minimal, manifest_version: 1 }, 'manifest_version', 'unsupported manifest version 1: expected "1.0"'],
+    [
+      'version missing',
+      { ...minimal, manifest_version: undefined },
+      'manifest_version',
+      'unsupported manifest version "": expected "1.0"',
+    ],
+    [
+      'version wrong',
+      { ...minimal, manifest_version: '2.0' },
+      'manifest_version',
+      'unsupported manifest version "2.0": expected "1.0"',
+    ],
+    [
+      'version a number',
+      { ...minimal, manifest_version: 1 },
+      'manifest_version',
+      'unsupported manifest version 1: expected "1.0"',
+    ],
     ['no disks', { manifest_version: '1.0' }, 'disks', 'manifest must have at least one disk'],
     ['empty disks', { ...minimal, disks: [] }, 'disks', 'manifest must have at least one disk'],
     ['null disks', { ...minimal, disks: null }, 'disks', 'disks is null; it must be a list.'],
@@ -109,13 +124,23 @@ describe('Artifact Manifest 1.0', () => {
       options: { verbose: 9 },
       source: { vm_name: 'web', vm_id: 12 },
     })
-    expect(outcome.manifest).toMatchObject({ notes: ['two'], nics: [{ id: 'a' }], options: {}, source: { vm_name: 'web' } })
+    expect(outcome.manifest).toMatchObject({
+      notes: ['two'],
+      nics: [{ id: 'a' }],
+      options: {},
+      source: { vm_name: 'web' },
+    })
     expect(outcome.manifest).not.toHaveProperty('nics[0].mac')
-    expect(warningsOf(outcome).map((d) => d.path).sort()).toEqual(['nics[0].mac', 'notes[0]', 'notes[2]', 'options.verbose', 'source.vm_id'])
+    expect(
+      warningsOf(outcome)
+        .map((d) => d.path)
+        .sort(),
+    ).toEqual(['nics[0].mac', 'notes[0]', 'notes[2]', 'options.verbose', 'source.vm_id'])
   })
 
   test('an explicit false is not the same as nothing (Go drops it, Python then takes true)', () => {
-    const explicit = accepted({ ...minimal, pipeline: { fix: { enabled: true, update_grub: false } } }).manifest as ConvertManifest
+    const explicit = accepted({ ...minimal, pipeline: { fix: { enabled: true, update_grub: false } } })
+      .manifest as ConvertManifest
     expect(explicit.pipeline!.fix).toEqual({ enabled: true, update_grub: false })
     const absent = accepted({ ...minimal, pipeline: { fix: { enabled: true } } }).manifest as ConvertManifest
     expect(absent.pipeline!.fix).toEqual({ enabled: true })
@@ -144,8 +169,18 @@ describe('Artifact Manifest 1.0', () => {
   })
 
   test('unknown fields are kept, and reported with what was probably meant', () => {
-    const outcome = accepted({ ...minimal, site: { rack: 4 }, priorty: 2, disks: [{ ...minimal.disks[0], bootOrderHint: 1, colour: 'red' }] })
-    expect(outcome.manifest).toMatchObject({ site: { rack: 4 }, priorty: 2, priority: 5, disks: [{ colour: 'red', bootOrderHint: 1 }] })
+    const outcome = accepted({
+      ...minimal,
+      site: { rack: 4 },
+      priorty: 2,
+      disks: [{ ...minimal.disks[0], bootOrderHint: 1, colour: 'red' }],
+    })
+    expect(outcome.manifest).toMatchObject({
+      site: { rack: 4 },
+      priorty: 2,
+      priority: 5,
+      disks: [{ colour: 'red', bootOrderHint: 1 }],
+    })
     expect(Object.fromEntries(warningsOf(outcome).map((d) => [d.path, d.suggestion]))).toEqual({
       site: undefined,
       priorty: 'priority',
@@ -157,13 +192,19 @@ describe('Artifact Manifest 1.0', () => {
   test('a relative path is taken from the folder that is given, and refused without one', () => {
     const { manifest } = accepted(withDisk({ local_path: '../d.vmdk' }), { baseDir: '/srv/export/a' })
     expect((manifest as ConvertManifest).disks[0]!.local_path).toBe('/srv/export/d.vmdk')
-    expect(errorsOf(parse(withDisk({ local_path: '../d.vmdk' })))['disks[0].local_path']).toContain('must be an absolute path')
+    expect(errorsOf(parse(withDisk({ local_path: '../d.vmdk' })))['disks[0].local_path']).toContain(
+      'must be an absolute path',
+    )
   })
 
   test('delta manifests are refused; hooks and profiles are said to do nothing', () => {
     expect(errorsOf(parse({ ...minimal, mode: 'delta', base_manifest_id: 'x' })).mode).toContain('delta manifest')
     const outcome = accepted({ ...minimal, hooks: { pre_fix: ['rm -rf /'] }, profile: 'fast', after: 'x' })
-    expect(warningsOf(outcome).map((d) => d.path).sort()).toEqual(['after', 'hooks', 'profile'])
+    expect(
+      warningsOf(outcome)
+        .map((d) => d.path)
+        .sort(),
+    ).toEqual(['after', 'hooks', 'profile'])
   })
 
   test('a disk without size and checksum is accepted, with a warning that nothing can be verified', () => {
@@ -174,7 +215,10 @@ describe('Artifact Manifest 1.0', () => {
 
 describe('boot disk', () => {
   const boot = (...disks: object[]) =>
-    bootDiskIndex(accepted({ ...minimal, disks: disks.map((d, i) => ({ ...minimal.disks[0], id: `d${i}`, ...d })) }).manifest as ConvertManifest)
+    bootDiskIndex(
+      accepted({ ...minimal, disks: disks.map((d, i) => ({ ...minimal.disks[0], id: `d${i}`, ...d })) })
+        .manifest as ConvertManifest,
+    )
 
   test.each([
     ['no hints: the first', [{}, {}], 0],

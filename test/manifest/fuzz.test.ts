@@ -32,7 +32,13 @@ disks:
 notes: |
   text
 `
-const command = { kind: 'command', name: 'n', timeout: '5m', retry: { delay: 1 }, command: { argv: ['true', 'a b'], env: { A: 'b' }, cwd: '/' } }
+const command = {
+  kind: 'command',
+  name: 'n',
+  timeout: '5m',
+  retry: { delay: 1 },
+  command: { argv: ['true', 'a b'], env: { A: 'b' }, cwd: '/' },
+}
 const seeds: [string, string][] = [
   ['a.json', JSON.stringify(minimal)],
   ['a.json', JSON.stringify(fromHyperexport, null, 2)],
@@ -41,11 +47,82 @@ const seeds: [string, string][] = [
   ['a.yml', JSON.stringify(fromHyperexport)],
 ]
 const words = [
-  '{', '}', '[', ']', ',', ':', '"', '\\', '\0', '\n', '\t', ' ', '-', '- ', '? ', '& ', '*s', '&a', '!!binary ', '<<: ', '|', '>', '%', '#', '---\n', '...\n', "'",
-  '__proto__', 'constructor', 'null', 'true', '1e999', '-0', '1e-7', '9007199254740993', '../', '/', '.', '\ud800', '\ufeff', '\\u0000', '\\ud800', '\u202e', '\u0085',
-  '"kind":"vm",', '"manifest_version":"1.0",', '"disks":[],', '.inf', '0x10', '~', '=', '🙂', 'é',
+  '{',
+  '}',
+  '[',
+  ']',
+  ',',
+  ':',
+  '"',
+  '\\',
+  '\0',
+  '\n',
+  '\t',
+  ' ',
+  '-',
+  '- ',
+  '? ',
+  '& ',
+  '*s',
+  '&a',
+  '!!binary ',
+  '<<: ',
+  '|',
+  '>',
+  '%',
+  '#',
+  '---\n',
+  '...\n',
+  "'",
+  '__proto__',
+  'constructor',
+  'null',
+  'true',
+  '1e999',
+  '-0',
+  '1e-7',
+  '9007199254740993',
+  '../',
+  '/',
+  '.',
+  '\ud800',
+  '\ufeff',
+  '\\u0000',
+  '\\ud800',
+  '\u202e',
+  '\u0085',
+  '"kind":"vm",',
+  '"manifest_version":"1.0",',
+  '"disks":[],',
+  '.inf',
+  '0x10',
+  '~',
+  '=',
+  '🙂',
+  'é',
 ]
-const values: unknown[] = [null, true, false, 0, -1, 1.5, 1e308, '', '../x', 'x'.repeat(300), [], {}, [null], [[[]]], { a: 1 }, '\0', '1.0', 'boot', '90s', 1e21]
+const values: unknown[] = [
+  null,
+  true,
+  false,
+  0,
+  -1,
+  1.5,
+  1e308,
+  '',
+  '../x',
+  'x'.repeat(300),
+  [],
+  {},
+  [null],
+  [[[]]],
+  { a: 1 },
+  '\0',
+  '1.0',
+  'boot',
+  '90s',
+  1e21,
+]
 
 function mutate(random: () => number): { fileName: string; bytes: Buffer } {
   const pick = <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)]!
@@ -57,11 +134,17 @@ function mutate(random: () => number): { fileName: string; bytes: Buffer } {
     for (let n = 1 + Math.floor(random() * 3); n > 0; n--) {
       let holder = data
       for (let depth = Math.floor(random() * 4); depth > 0; depth--) {
-        const next = Object.values(holder).filter((v) => v !== null && typeof v === 'object') as Record<string, unknown>[]
+        const next = Object.values(holder).filter((v) => v !== null && typeof v === 'object') as Record<
+          string,
+          unknown
+        >[]
         if (next.length === 0) break
         holder = pick(next)
       }
-      const key = random() < 0.8 ? pick(Object.keys(holder)) : pick(['name', 'kind', 'x', 'timeout', 'mode', 'hooks', 'version', 'after'])
+      const key =
+        random() < 0.8
+          ? pick(Object.keys(holder))
+          : pick(['name', 'kind', 'x', 'timeout', 'mode', 'hooks', 'version', 'after'])
       if (key === undefined) continue
       if (random() < 0.2) delete holder[key]
       else holder[key] = structuredClone(random() < 0.7 ? pick(values) : pick(Object.values(holder)))
@@ -91,12 +174,14 @@ function audit(outcome: ParseOutcome, bytes: Buffer, fileName: string): void {
   for (const d of diagnostics) {
     if (d.message.includes('Please report this')) throw new Error(d.message)
     // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-    if (d.message === '' || /[\u0000-\u0009\u000b-\u001f]/.test(d.message)) throw new Error(`message ${JSON.stringify(d.message)}`)
+    if (d.message === '' || /[\u0000-\u0009\u000b-\u001f]/.test(d.message))
+      throw new Error(`message ${JSON.stringify(d.message)}`)
     if (d.line !== undefined && (d.line < 1 || !(d.column! >= 1))) throw new Error(`place ${d.line}:${d.column}`)
   }
   if (outcome.state !== 'complete') {
     if (!diagnostics.some((d) => d.severity === 'error')) throw new Error(`${outcome.state} without an error`)
-    if (outcome.state === 'invalid' && outcome.partial?.answer !== undefined && !safeName(outcome.partial.answer)) throw new Error('unsafe answer')
+    if (outcome.state === 'invalid' && outcome.partial?.answer !== undefined && !safeName(outcome.partial.answer))
+      throw new Error('unsafe answer')
     return
   }
   if (diagnostics.some((d) => d.severity === 'error')) throw new Error('complete with an error')
@@ -108,37 +193,41 @@ function audit(outcome: ParseOutcome, bytes: Buffer, fileName: string): void {
     const index = bootDiskIndex(manifest)
     if (manifest.disks[index] === undefined) throw new Error(`boot disk ${index}`)
     const ids = manifest.disks.map((d) => d.id)
-    if (new Set(ids).size !== ids.length || ids.some((id) => !/^[a-zA-Z0-9_-]+$/.test(id) || id.endsWith('\n'))) throw new Error(`ids ${ids}`)
-    for (const d of manifest.disks) if (!d.local_path.startsWith('/') || d.local_path.includes('\0')) throw new Error(`path ${d.local_path}`)
+    if (new Set(ids).size !== ids.length || ids.some((id) => !/^[a-zA-Z0-9_-]+$/.test(id) || id.endsWith('\n')))
+      throw new Error(`ids ${ids}`)
+    for (const d of manifest.disks)
+      if (!d.local_path.startsWith('/') || d.local_path.includes('\0')) throw new Error(`path ${d.local_path}`)
   }
   if (manifest.kind === 'command' && manifest.command.argv.length === 0) throw new Error('no argv')
   const again = parseManifest(Buffer.from(JSON.stringify(manifest)), { fileName: 'again.json' })
   if (again.state !== 'complete') throw new Error(`not accepted again: ${JSON.stringify(again.diagnostics[0])}`)
 }
 
-test(
-  `${runs} mutated manifests: no throw, no escape, bounded memory`,
-  { timeout: 20 * 60_000 },
-  () => {
-    const random = randomOf(seed)
-    const states: Record<string, number> = {}
-    const heap: number[] = []
-    for (let i = 0; i < runs; i++) {
-      const { fileName, bytes } = mutate(random)
-      try {
-        const outcome = parseManifest(bytes, { fileName })
-        audit(outcome, bytes, fileName)
-        states[outcome.state] = (states[outcome.state] ?? 0) + 1
-      } catch (error) {
-        throw new Error(`Run ${i} of seed ${seed}, ${fileName}: ${JSON.stringify(bytes.subarray(0, 3000).toString('utf8'))}`, { cause: error })
-      }
-      if (i % 1000 === 999) heap.push(process.memoryUsage().heapUsed)
+test(`${runs} mutated manifests: no throw, no escape, bounded memory`, { timeout: 20 * 60_000 }, () => {
+  const random = randomOf(seed)
+  const states: Record<string, number> = {}
+  const heap: number[] = []
+  for (let i = 0; i < runs; i++) {
+    const { fileName, bytes } = mutate(random)
+    try {
+      const outcome = parseManifest(bytes, { fileName })
+      audit(outcome, bytes, fileName)
+      states[outcome.state] = (states[outcome.state] ?? 0) + 1
+    } catch (error) {
+      throw new Error(
+        `Run ${i} of seed ${seed}, ${fileName}: ${JSON.stringify(bytes.subarray(0, 3000).toString('utf8'))}`,
+        { cause: error },
+      )
     }
-    // A leak of a kilobyte a run would show; the collector's own swing is some tens of megabytes.
-    if (runs >= 10_000) expect(heap.at(-1)! - Math.min(...heap)).toBeLessThan(150e6)
-    expect(({} as Record<string, unknown>).a).toBeUndefined()
-    // The mutations must reach all three answers, or they test nothing.
-    for (const state of ['complete', 'incomplete', 'invalid']) expect(states[state]).toBeGreaterThan(runs / 100)
-    if (runs >= 10_000) console.log(`fuzz: ${runs} manifests, ${JSON.stringify(states)}, heap at most ${Math.round(Math.max(...heap) / 1e6)} MB`)
-  },
-)
+    if (i % 1000 === 999) heap.push(process.memoryUsage().heapUsed)
+  }
+  // A leak of a kilobyte a run would show; the collector's own swing is some tens of megabytes.
+  if (runs >= 10_000) expect(heap.at(-1)! - Math.min(...heap)).toBeLessThan(150e6)
+  expect(({} as Record<string, unknown>).a).toBeUndefined()
+  // The mutations must reach all three answers, or they test nothing.
+  for (const state of ['complete', 'incomplete', 'invalid']) expect(states[state]).toBeGreaterThan(runs / 100)
+  if (runs >= 10_000)
+    console.log(
+      `fuzz: ${runs} manifests, ${JSON.stringify(states)}, heap at most ${Math.round(Math.max(...heap) / 1e6)} MB`,
+    )
+})

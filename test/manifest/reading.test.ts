@@ -18,7 +18,9 @@ const jsonObject = fc
 
 describe('incomplete is exact', () => {
   test('every proper prefix of a manifest is incomplete, byte by byte', () => {
-    const bytes = bytesOf(JSON.stringify({ ...fromHyperexport, name: 'zürich 日本 \ud83d\ude00', notes: ['\u0001\ud800'] }, null, 1))
+    const bytes = bytesOf(
+      JSON.stringify({ ...fromHyperexport, name: 'zürich 日本 \ud83d\ude00', notes: ['\u0001\ud800'] }, null, 1),
+    )
     expect(outcomeOf(bytes).state).toBe('complete')
     for (let n = 0; n < bytes.length; n++) expect([n, outcomeOf(bytes.subarray(0, n)).state]).toEqual([n, 'incomplete'])
   })
@@ -40,24 +42,29 @@ describe('incomplete is exact', () => {
 
   test('property: a text that JSON.parse refuses is never complete, and no continuation saves an invalid one', () => {
     fc.assert(
-      fc.property(jsonObject, fc.nat(), fc.constantFrom('}', ']', ',', ':', '"', '0', '-', 'x', '\n', ' ', '\\', '\0', '{', 'e', '.'), (text, at, c) => {
-        const i = at % (text.length + 1)
-        const changed = text.slice(0, i) + c + text.slice(i)
-        const reading = readJson(changed)
-        let valid = true
-        try {
-          JSON.parse(changed)
-        } catch {
-          valid = false
-        }
-        if (reading.state === 'complete') expect(valid).toBe(true)
-        else expect(valid).toBe(false)
-        if (reading.state === 'invalid') {
-          // The fault is at its offset: whatever stands up to it can no longer become an object, what stands before can.
-          expect(readJson(changed.slice(0, reading.offset)).state).not.toBe('invalid')
-          expect(readJson(`${changed}}`).state).toBe('invalid')
-        }
-      }),
+      fc.property(
+        jsonObject,
+        fc.nat(),
+        fc.constantFrom('}', ']', ',', ':', '"', '0', '-', 'x', '\n', ' ', '\\', '\0', '{', 'e', '.'),
+        (text, at, c) => {
+          const i = at % (text.length + 1)
+          const changed = text.slice(0, i) + c + text.slice(i)
+          const reading = readJson(changed)
+          let valid = true
+          try {
+            JSON.parse(changed)
+          } catch {
+            valid = false
+          }
+          if (reading.state === 'complete') expect(valid).toBe(true)
+          else expect(valid).toBe(false)
+          if (reading.state === 'invalid') {
+            // The fault is at its offset: whatever stands up to it can no longer become an object, what stands before can.
+            expect(readJson(changed.slice(0, reading.offset)).state).not.toBe('invalid')
+            expect(readJson(`${changed}}`).state).toBe('invalid')
+          }
+        },
+      ),
       { numRuns: 2000 },
     )
   })
@@ -110,7 +117,11 @@ describe('encoding', () => {
   test.each([
     ['a stray byte', Buffer.concat([bytesOf('{"a": "x'), Buffer.from([0xff]), bytesOf('y"}')]), 'offset 8'],
     ['an overlong form', Buffer.concat([bytesOf('{"a": "'), Buffer.from([0xc0, 0xaf]), bytesOf('"}')]), 'offset 7'],
-    ['half a surrogate pair', Buffer.concat([bytesOf('{"a": "é'), Buffer.from([0xed, 0xa0, 0x80]), bytesOf('"}')]), 'offset 9'],
+    [
+      'half a surrogate pair',
+      Buffer.concat([bytesOf('{"a": "é'), Buffer.from([0xed, 0xa0, 0x80]), bytesOf('"}')]),
+      'offset 9',
+    ],
     ['UTF-16', Buffer.from(`\ufeff${JSON.stringify(minimal)}`, 'utf16le'), 'UTF-16'],
   ])('%s is named', (_name, bytes, words) => {
     for (const file of ['a.json', 'a.yaml']) {
@@ -165,13 +176,25 @@ describe('hostile', () => {
     ['a million values', 'a.json', `{"a": [${'1,'.repeat(400_000)}1]}`, 'more than'],
     ['a long number', 'a.json', `{"a": ${'9'.repeat(mib - 100)}}`, 'too large'],
     ['an exponent', 'a.json', '{"a": 1e999}', 'too large'],
-    ['many unknown keys', 'a.json', `{${Array.from({ length: 19_000 }, (_, i) => `"key${i}": 1`).join()}, "manifest_version": "1.0"}`, 'at least one disk'],
+    [
+      'many unknown keys',
+      'a.json',
+      `{${Array.from({ length: 19_000 }, (_, i) => `"key${i}": 1`).join()}, "manifest_version": "1.0"}`,
+      'at least one disk',
+    ],
     ['a YAML bomb', 'a.yaml', bomb, 'more than'],
     ['an alias of itself', 'a.yaml', 'a: &a [*a]\n', 'levels deep'],
     ['deep flow', 'a.yaml', `a: ${'['.repeat(mib - 10)}`, 'levels deep'],
     ['deep dashes', 'a.yaml', `a:\n${'- '.repeat(mib / 2 - 10)}`, 'levels deep'],
     ['deep indentation', 'a.yaml', Array.from({ length: 1400 }, (_, i) => `${' '.repeat(i)}a:`).join('\n'), 'deep'],
-    ['many keys', 'a.yaml', Array.from({ length: 100_000 }, (_, i) => `k${i}: 1`).join('\n').slice(0, mib), 'more than'],
+    [
+      'many keys',
+      'a.yaml',
+      Array.from({ length: 100_000 }, (_, i) => `k${i}: 1`)
+        .join('\n')
+        .slice(0, mib),
+      'more than',
+    ],
     ['many errors', 'a.yaml', `a: "${'\\x'.repeat(mib / 2 - 20)}"`, 'cannot be read'],
     ['two documents', 'a.yaml', 'a: 1\n---\nb: 2\n', 'more than one document'],
     ['a list', 'a.yaml', '- a\n', 'must be a mapping'],
@@ -226,12 +249,22 @@ describe('YAML', () => {
 
   test('anchors, block texts and comments are fine', () => {
     const text = `# a manifest\nmanifest_version: "1.0"\ndisks:\n- &d {id: a, source_format: raw, bytes: 1, local_path: &p /x}\n- id: b\n  source_format: raw\n  bytes: 2\n  local_path: *p\nnotes:\n- |\n  two\n  lines\n`
-    expect(accepted(text, { fileName: 'a.yaml' }).manifest).toMatchObject({ disks: [{}, { local_path: '/x' }], notes: ['two\nlines\n'] })
+    expect(accepted(text, { fileName: 'a.yaml' }).manifest).toMatchObject({
+      disks: [{}, { local_path: '/x' }],
+      notes: ['two\nlines\n'],
+    })
   })
 
   test('yes is no boolean in YAML 1.2, and that is said', () => {
-    const outcome = yaml('manifest_version: "1.0"\noptions: {dry_run: yes}\ndisks:\n- {id: a, source_format: raw, bytes: 1, local_path: /x}\n')
-    expect(outcome.diagnostics[0]).toMatchObject({ path: 'options.dry_run', line: 2, column: 20, allowed: ['true', 'false'] })
+    const outcome = yaml(
+      'manifest_version: "1.0"\noptions: {dry_run: yes}\ndisks:\n- {id: a, source_format: raw, bytes: 1, local_path: /x}\n',
+    )
+    expect(outcome.diagnostics[0]).toMatchObject({
+      path: 'options.dry_run',
+      line: 2,
+      column: 20,
+      allowed: ['true', 'false'],
+    })
   })
 
   test.each(['', '\n', '# only a comment\n', '---\n', 'a: "not closed', 'a: [1, 2'])('%j may still grow', (text) => {
@@ -239,7 +272,9 @@ describe('YAML', () => {
   })
 
   test('errors have line and column', () => {
-    const outcome = yaml('manifest_version: "1.0"\ndisks:\n  - id: a\n    source_fromat: vmdk\n    source_format: vmdc\n    local_path: /x\n    bytes: 1\n')
+    const outcome = yaml(
+      'manifest_version: "1.0"\ndisks:\n  - id: a\n    source_fromat: vmdk\n    source_format: vmdc\n    local_path: /x\n    bytes: 1\n',
+    )
     expect(outcome.diagnostics).toMatchObject([
       { severity: 'error', path: 'disks[0].source_format', line: 5, column: 20, suggestion: 'vmdk' },
       { severity: 'warning', path: 'disks[0].source_fromat', line: 4, column: 5 },
@@ -277,13 +312,29 @@ test('property: what was accepted is accepted again as it was written, unchanged
       name: maybe(fc.constantFrom('a', 'web 1', 'é')),
       priority: maybe(fc.integer({ min: 0, max: 9 })),
       timeout: maybe(fc.oneof(fc.integer({ min: 0, max: 9999 }), fc.constantFrom('90s', '5m', '1h30m', '0'))),
-      retry: maybe(fc.record({ max_attempts: fc.nat(1000), delay: fc.constantFrom('1s', 5), factor: fc.constantFrom(1, 2.5) }, { requiredKeys: [] })),
+      retry: maybe(
+        fc.record(
+          { max_attempts: fc.nat(1000), delay: fc.constantFrom('1s', 5), factor: fc.constantFrom(1, 2.5) },
+          { requiredKeys: [] },
+        ),
+      ),
       not_before: maybe(fc.constantFrom('2026-05-01T22:00:00Z', '2026-05-01t22:00:60.5-23:59')),
       compress: maybe(fc.constantFrom('auto', 'yes', 'no', true, false)),
       labels: maybe(fc.dictionary(fc.constantFrom('a', 'b'), text)),
-      source: maybe(fc.record({ vm_name: fc.constantFrom('a', ''), vm_id: fc.oneof(text, fc.nat()) }, { requiredKeys: [] })),
+      source: maybe(
+        fc.record({ vm_name: fc.constantFrom('a', ''), vm_id: fc.oneof(text, fc.nat()) }, { requiredKeys: [] }),
+      ),
       disks: fc
-        .array(fc.record({ source_format: fc.constantFrom('vmdk', 'raw'), bytes: fc.nat(), local_path: fc.constant('/x'), boot_order_hint: maybe(fc.nat(3)), checksum: fc.constantFrom(null, undefined) }), { minLength: 1, maxLength: 4 })
+        .array(
+          fc.record({
+            source_format: fc.constantFrom('vmdk', 'raw'),
+            bytes: fc.nat(),
+            local_path: fc.constant('/x'),
+            boot_order_hint: maybe(fc.nat(3)),
+            checksum: fc.constantFrom(null, undefined),
+          }),
+          { minLength: 1, maxLength: 4 },
+        )
         .map((list) => list.map((d, i) => ({ id: `d${i}`, ...d }))),
       extra: maybe(fc.jsonValue()),
     },

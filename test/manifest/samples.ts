@@ -18,12 +18,23 @@ export const fromHyperexport = {
   },
   vm: { cpu: 0, mem_gb: 0, firmware: 'bios', os_hint: 'linux' },
   disks: [
-    { id: 'disk-1', source_format: 'vmdk', bytes: 1, local_path: '/export/web-01-disk-0.vmdk', checksum: `sha256:${'a'.repeat(64)}` },
+    {
+      id: 'disk-1',
+      source_format: 'vmdk',
+      bytes: 1,
+      local_path: '/export/web-01-disk-0.vmdk',
+      checksum: `sha256:${'a'.repeat(64)}`,
+    },
     { id: 'disk-2', source_format: 'vmdk', bytes: 1, local_path: '/export/web-01-disk-1.vmdk', boot_order_hint: 1 },
   ],
   nics: [{ id: 'nic-0', mac: '00:50:56:ab:cd:ef', network: 'VM Network' }],
   notes: ['Exported from vSphere by hypersdk v0.1.0', 'Export method: ovf'],
-  metadata: { hypersdk_version: '0.1.0', job_id: 'vm-1042', created_at: '2026-01-20T10:11:12Z', tags: { provider: 'vsphere' } },
+  metadata: {
+    hypersdk_version: '0.1.0',
+    job_id: 'vm-1042',
+    created_at: '2026-01-20T10:11:12Z',
+    tags: { provider: 'vsphere' },
+  },
   pipeline: {
     inspect: { enabled: true, collect_guest_info: true },
     fix: { enabled: true, backup: true, update_grub: true, regen_initramfs: true, fstab_mode: 'stabilize-all' },
@@ -43,7 +54,8 @@ export function parse(data: unknown, o: Partial<ParseOptions> = {}): ParseOutcom
 
 export function accepted(data: unknown, o: Partial<ParseOptions> = {}): Complete {
   const outcome = parse(data, o)
-  if (outcome.state !== 'complete') throw new Error(`${outcome.state}: ${outcome.diagnostics.map((d) => d.message).join('\n')}`)
+  if (outcome.state !== 'complete')
+    throw new Error(`${outcome.state}: ${outcome.diagnostics.map((d) => d.message).join('\n')}`)
   return outcome
 }
 

@@ -22,9 +22,9 @@ const texts = z.union([z.string(), z.array(z.string())], { error: 'must be text 
 /** Fields that every kind has (DESIGN section 3). `after`, `group`, `hosts`, `parent` and `submitter` are reserved. */
 export const common = {
   $schema: z.string().optional(),
-  name: answerName
-    .optional()
-    .meta({ description: 'What the answer files in output/ are called (source.vm_name of a convert job comes first).' }),
+  name: answerName.optional().meta({
+    description: 'What the answer files in output/ are called (source.vm_name of a convert job comes first).',
+  }),
   priority: z.int().min(0).max(9).default(5).meta({ description: '0 is first, 9 last.' }),
   not_before: z
     .string()
@@ -32,7 +32,9 @@ export const common = {
     .optional()
     .meta({ description: 'The job is held until then.', format: 'date-time' }),
   not_before_ms: count().optional().meta({ description: 'Set by the agent: `not_before` in milliseconds since 1970.' }),
-  timeout: duration.optional().meta({ description: 'The job is ended after this long. Without it only standing still ends a job.' }),
+  timeout: duration
+    .optional()
+    .meta({ description: 'The job is ended after this long. Without it only standing still ends a job.' }),
   timeout_ms: count().optional().meta({ description: 'Set by the agent: `timeout` in milliseconds.' }),
   retry: retry.optional(),
   labels: z.record(z.string(), z.string()).optional(),

@@ -16,7 +16,9 @@ const path = z
   .string()
   .min(1)
   .max(4096)
-  .refine((p) => !p.includes('\0') && p.isWellFormed(), { error: 'must not contain NUL or broken Unicode: no file can have that name' })
+  .refine((p) => !p.includes('\0') && p.isWellFormed(), {
+    error: 'must not contain NUL or broken Unicode: no file can have that name',
+  })
 
 const disk = z.looseObject({
   id: z
@@ -54,7 +56,9 @@ export const pipeline = z.looseObject({
       remove_vmware_tools: flag('Default false.'),
     })
     .optional(),
-  convert: z.looseObject({ ...stage, compress: z.boolean().optional(), compress_level: z.int().min(0).max(9).optional() }).optional(),
+  convert: z
+    .looseObject({ ...stage, compress: z.boolean().optional(), compress_level: z.int().min(0).max(9).optional() })
+    .optional(),
   validate: z.looseObject({ ...stage, check_image_integrity: flag('Default true.') }).optional(),
 })
 
@@ -62,12 +66,16 @@ export const convertManifest = z
   .looseObject({
     kind: z.literal('convert').default('convert'),
     manifest_version: z.literal('1.0', {
-      error: (issue) => `unsupported manifest version ${issue.input === undefined ? '""' : show(issue.input)}: expected "1.0"`,
+      error: (issue) =>
+        `unsupported manifest version ${issue.input === undefined ? '""' : show(issue.input)}: expected "1.0"`,
     }),
     ...common,
     source: z
       .looseObject({
-        provider: z.string().optional().meta({ examples: ['vsphere', 'azure', 'aws', 'gcp', 'hyperv', 'local'] }),
+        provider: z
+          .string()
+          .optional()
+          .meta({ examples: ['vsphere', 'azure', 'aws', 'gcp', 'hyperv', 'local'] }),
         vm_id: z.string().optional(),
         vm_name: answerName.optional().meta({ description: 'What the answer files in output/ are called.' }),
         datacenter: z.string().optional(),
@@ -76,7 +84,9 @@ export const convertManifest = z
       })
       .optional(),
     disks: z
-      .array(disk, { error: (issue) => (issue.input === undefined ? 'manifest must have at least one disk' : undefined) })
+      .array(disk, {
+        error: (issue) => (issue.input === undefined ? 'manifest must have at least one disk' : undefined),
+      })
       .min(1, { error: 'manifest must have at least one disk' })
       .max(1024),
     vm: z
@@ -96,7 +106,9 @@ export const convertManifest = z
           mac: z
             .string()
             .min(17, { error: 'is too short for a MAC address such as "52:54:00:12:34:56"' })
-            .refine((m) => m.length < 17 || mac.test(m), { error: 'should be a MAC address such as "52:54:00:12:34:56"' })
+            .refine((m) => m.length < 17 || mac.test(m), {
+              error: 'should be a MAC address such as "52:54:00:12:34:56"',
+            })
             .optional()
             .meta({ pattern: mac.source }),
           network: z.string().optional(),
@@ -105,7 +117,13 @@ export const convertManifest = z
       .optional(),
     notes: z.array(z.string()).optional(),
     warnings: z
-      .array(z.looseObject({ stage: z.string().optional(), message: z.string().optional(), timestamp: z.string().optional() }))
+      .array(
+        z.looseObject({
+          stage: z.string().optional(),
+          message: z.string().optional(),
+          timestamp: z.string().optional(),
+        }),
+      )
       .optional(),
     metadata: z
       .looseObject({
@@ -125,7 +143,11 @@ export const convertManifest = z
       })
       .optional(),
     output: z
-      .looseObject({ directory: z.string().optional(), format: z.enum(outputFormats).optional(), filename: z.string().optional() })
+      .looseObject({
+        directory: z.string().optional(),
+        format: z.enum(outputFormats).optional(),
+        filename: z.string().optional(),
+      })
       .optional(),
     options: z
       .looseObject({

@@ -3,7 +3,9 @@ import { durationHint, durationPattern } from '../../text/units.ts'
 
 /** A duration as people write it; `normalise.ts` turns it into milliseconds beside the original. */
 export const duration = z
-  .union([z.number().min(0).max(1e10), z.string().regex(durationPattern, { error: `must be ${durationHint}` })], { error: `must be ${durationHint}` })
+  .union([z.number().min(0).max(1e10), z.string().regex(durationPattern, { error: `must be ${durationHint}` })], {
+    error: `must be ${durationHint}`,
+  })
   .meta({ description: 'A number of seconds, or text such as "90s", "5m", "2h", "1h30m".' })
 
 export const count = (max = Number.MAX_SAFE_INTEGER) => z.int().min(0).max(max)
