@@ -69,7 +69,7 @@ async function accepted(place: Place, submissions: readonly Submission[]): Promi
     if (round > 0) await pause(50)
     for (const [i, submission] of submissions.entries()) {
       if (rows[i]!.id !== undefined) continue
-      const status = await acceptedJob(place, submission, round % 10 === 9)
+      const status = await acceptedJob(place, submission)
       if (status !== undefined) rows[i] = status as Row
     }
   }

@@ -1,5 +1,5 @@
 import { userInfo } from 'node:os'
-import { requestCancel } from '../spool/index.ts'
+import { requestCancel } from '../spool/control.ts'
 import { ClientError } from './errors.ts'
 import type { Place } from './place.ts'
 import { findJob, isFinal, type JobStatus } from './status.ts'

@@ -25,7 +25,7 @@ export async function submit(what: string | object, place: SpoolPlace = {}): Pro
       : isDiskFile(what)
         ? diskManifest(what)
         : await prepareManifest(what)
-  return dropManifest(at, prepared.bytes, prepared.fileName, prepared.name)
+  return dropManifest(at, prepared)
 }
 
 /**

@@ -1,4 +1,4 @@
-import { findJob as findInFolders, recordOf } from '../spool/index.ts'
+import { findJob as findInFolders, recordOf } from '../spool/find.ts'
 import { ClientError } from './errors.ts'
 import type { Place } from './place.ts'
 import { findJob, isFinal } from './status.ts'
@@ -31,7 +31,7 @@ export async function retryJob(place: Place, job: string): Promise<{ of: string;
   }
   const manifest = { ...(record.manifest as Record<string, unknown>), retry_of: status.id }
   const bytes = Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`)
-  const submission = await dropManifest(place, bytes, `${status.name}-retry.json`, status.name)
+  const submission = await dropManifest(place, { bytes, fileName: `${status.name}-retry.json`, name: status.name })
   return { of: status.id, submission }
 }
 

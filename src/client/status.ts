@@ -4,7 +4,9 @@
  */
 import { open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type FoundJob, type JobStatus, statusOf as foldersStatus, listJobs as listFolders } from '../spool/index.ts'
+import { type FoundJob, listJobs as listFolders } from '../spool/find.ts'
+import type { JobStatus } from '../spool/schema.ts'
+import { statusOf as foldersStatus } from '../spool/status.ts'
 import { ClientError } from './errors.ts'
 import { readJson } from './liveness.ts'
 import { type Place, requireSpool } from './place.ts'

@@ -38,14 +38,11 @@ export async function waitForJob(place: Place, job: string | Submission, o: Wait
   let lastAlive = performance.now()
   let gone = false
   let nextLook = 0
-  let nextThorough = performance.now() + 1000
   for (;;) {
     const now = performance.now()
     let status: JobStatus | undefined
     if (id === undefined) {
-      const thorough = now >= nextThorough
-      if (thorough) nextThorough = now + 1000
-      status = await acceptedJob(place, job as Submission, thorough)
+      status = await acceptedJob(place, job as Submission)
       id = status?.id
     } else {
       status = await statusOf(place, id)

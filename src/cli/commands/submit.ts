@@ -1,6 +1,5 @@
 import { Command } from 'commander'
 import type { Prepared } from '../../client/manifest-files.ts'
-import type { Submission } from '../../client/submit.ts'
 import { diagnosticText } from '../diagnostics.ts'
 import { exitCodes, explain } from '../errors.ts'
 import { type Format, formatOption, say, wantsColour } from '../output.ts'
@@ -39,13 +38,12 @@ dropped). With --wait: 0 all succeeded, 1 one failed or was cancelled, 65 one wa
 
 async function run(files: string[], o: Options): Promise<void> {
   const { locate, requireSpool } = await import('../../client/place.ts')
-  const { dropManifest } = await import('../../client/submit.ts')
+  const { dropManifests } = await import('../../client/submit.ts')
   const place = await locate(o)
   await requireSpool(place, 'submit')
   const prepared = await prepareAll(files)
   if (prepared === undefined) return
-  const submissions: Submission[] = []
-  for (const p of prepared) submissions.push(await dropManifest(place, p.bytes, p.fileName, p.name))
+  const submissions = await dropManifests(place, prepared)
   process.exitCode = await finishSubmissions(place, submissions, o)
 }
 

@@ -10,7 +10,7 @@ import { interruptSignal, waitForAll } from '../waiting.ts'
 
 /** Submits, waits, and copies the answer out of the spool. */
 export async function convertThroughAgent(place: Place, prepared: Prepared, o: ConvertOptions): Promise<void> {
-  const submission = await dropManifest(place, prepared.bytes, prepared.fileName, prepared.name)
+  const submission = await dropManifest(place, prepared)
   const { ended, exitCode } = await waitForAll(place, [submission], o)
   const status = ended[0]
   process.exitCode = exitCode
