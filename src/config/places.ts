@@ -4,7 +4,7 @@ import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 /** The spool folder of the host. */
-export const systemRoot = '/var/lib/vmspool'
+const systemRoot = '/var/lib/vmspool'
 
 /**
  * Where spools lie when nobody says: the host's for root, and for a user when this instance is there for them to use

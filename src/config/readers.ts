@@ -11,7 +11,7 @@ import {
   sizePattern,
 } from '../text/units.ts'
 
-export type Read<T> =
+type Read<T> =
   | { ok: true; value: T }
   | { ok: false; message: string /* "must be …" */; allowed?: readonly string[]; suggestion?: string }
 

@@ -94,7 +94,6 @@ export interface Config {
   }
 }
 
-type Section = { [key: string]: unknown }
 type Join<A extends string, B extends string> = `${A}.${B}`
 /** Leaves of the configuration as dotted paths. Maps and lists are leaves. */
 export type Key = Exclude<Leaves<Omit<Config, 'path_map'>> | 'path_map', 'instance'>
@@ -112,4 +111,3 @@ export type ValueOf<K extends string, T = Config> = K extends `${infer A}.${infe
   : K extends keyof T
     ? T[K]
     : never
-export type Nested = Section

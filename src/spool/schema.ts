@@ -9,16 +9,7 @@ const ulid = z.string().regex(/^[0-9A-HJKMNP-TV-Z]{26}$/i)
 const bytes = z.int().min(0)
 const schema1 = z.literal(1)
 
-export const jobStates = [
-  'queued',
-  'held',
-  'running',
-  'retrying',
-  'succeeded',
-  'failed',
-  'cancelled',
-  'rejected',
-] as const
+const jobStates = ['queued', 'held', 'running', 'retrying', 'succeeded', 'failed', 'cancelled', 'rejected'] as const
 
 const identity = {
   schema: schema1,
@@ -160,4 +151,6 @@ export const eventSchema = z
 /** The fields that are known, without "anything else": with that in it, Omit and Pick would lose all names. */
 type Known<T> = { [K in keyof T as string extends K ? never : K]: T[K] }
 
-export type JobStatus = Known<z.output<typeof statusSchema>>
+export type JobStatus = Omit<Known<z.output<typeof statusSchema>>, 'progress'> & {
+  progress?: Known<z.output<typeof progress>> | undefined
+}

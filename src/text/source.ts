@@ -11,7 +11,7 @@ export interface Limits {
 export const defaultLimits: Limits = { depth: 64, values: 20_000 }
 
 /** Offsets of a member: of its key (of the value in a list) and of its value. */
-export type Place = readonly [key: number, value: number]
+type Place = readonly [key: number, value: number]
 export type Places = WeakMap<object, Map<string | number, Place>>
 
 export interface Problem {

@@ -10,7 +10,7 @@ export const answerName = z
   .meta({ pattern: '^[^./\\u0000-\\u001f][^/\\u0000-\\u001f]*$' })
 
 /** The `retry` block. Numbers that are left out come from the agent's configuration. */
-export const retry = z.looseObject({
+const retry = z.looseObject({
   max_attempts: count(1000).optional().meta({ description: 'How often a failed job is tried again; 0: never.' }),
   delay: duration.optional().meta({ description: 'Wait before the first retry.' }),
   factor: z.number().min(1).max(100).optional().meta({ description: 'Each further wait is this many times longer.' }),

@@ -9,8 +9,8 @@ import { count, freeMap, rfc3339 } from './parts.ts'
  * disks, vm, nics. Where acceptance was plainly a fault (`bytes: true`, an id with a line feed at its end) it is refused.
  */
 
-export const sourceFormats = ['vmdk', 'qcow2', 'raw', 'vhd', 'vhdx', 'vdi', 'ova', 'ovf'] as const
-export const outputFormats = ['qcow2', 'raw', 'vdi'] as const
+const sourceFormats = ['vmdk', 'qcow2', 'raw', 'vhd', 'vhdx', 'vdi', 'ova', 'ovf'] as const
+const outputFormats = ['qcow2', 'raw', 'vdi'] as const
 
 const path = z
   .string()
@@ -43,7 +43,7 @@ const mac = /^(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$/
 const flag = (description: string) => z.boolean().optional().meta({ description })
 const stage = { enabled: z.boolean().optional() }
 
-export const pipeline = z.looseObject({
+const pipeline = z.looseObject({
   inspect: z.looseObject({ ...stage, collect_guest_info: z.boolean().optional() }).optional(),
   fix: z
     .looseObject({
@@ -188,7 +188,6 @@ export const convertManifest = z
   .meta({ title: 'vmspool manifest, kind convert: Artifact Manifest 1.0 and the common fields of vmspool' })
 
 export type ConvertManifest = z.output<typeof convertManifest> & Normalised & { compress?: 'auto' | boolean }
-export type Disk = z.output<typeof disk>
 
 /** What normalising adds (see `normalise.ts`). */
 export interface Normalised {
