@@ -8,7 +8,6 @@ import { move } from './moves.ts'
 import { type JobName, jobName, keyOf } from './names.ts'
 import { me } from './owner.ts'
 import type { JobRecord } from './record.ts'
-import { readRecord } from './record.ts'
 import { randomHex, type Spool } from './spool.ts'
 import { drawTicket } from './ticket.ts'
 
@@ -32,12 +31,13 @@ export interface Accepted {
 /**
  * Steps 2 to 4: ticket, earlier answers out of the way, then the one rename that makes it accepted. A rejected drop goes
  * straight into our own claimed/: it fails at once and waits for nobody.
+ * Calls in a row draw their tickets in that order.
  * @returns undefined when the token was taken from us (fenced, or another agent finished it)
  */
-export async function acceptToken(s: Spool, folder: string, id: string): Promise<Accepted | undefined> {
+export async function acceptToken(s: Spool, folder: string, record: JobRecord): Promise<Accepted | undefined> {
+  const { id } = record
   const owner = me(s).id
   const token = join(folder, `${id}.job`)
-  const record = await readRecord(s, token)
   const key = keyOf(record.answer)
   const { mine, older } = await drawTicket(s, folder, key, id)
   await supersede(s, record.answer, id, older)

@@ -76,12 +76,12 @@ export async function tidyOld(s: Spool): Promise<number> {
     const files = (await namesIn(s, folder)).filter((n) => n.includes('--'))
     const batches = new Map<string, string[]>()
     for (const f of files) {
-      const by = f.slice(0, f.indexOf('--'))
+      const by = f.slice(0, 26) // the job for which they were moved away
       batches.set(by, [...(batches.get(by) ?? []), f])
     }
     for (const [by, names] of batches) {
       const maker = await makerOf(s, folder, names)
-      const dir = join(s.layout.superseded, maker ?? `before-${by.slice(0, 26)}`)
+      const dir = join(s.layout.superseded, maker ?? `before-${by}`)
       await ensureDir(s, dir)
       for (const name of names) {
         const target = name.slice(name.indexOf('--') + 2)

@@ -215,7 +215,7 @@ async function completeBare(
   // The intent must be gone for good before the token leaves: an intent alone would make the job a second time.
   await removeFile(s, path)
   await s.sync(folder)
-  return finish(s, folder, [id])
+  return finish(s, folder, [record])
 }
 
 function bareRecord(

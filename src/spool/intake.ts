@@ -77,8 +77,14 @@ export async function takeAndAccept(s: Spool, o: IntakeOptions): Promise<IntakeR
   const entries = await s.fs.readdirKinds(s.layout.queue)
   const more = await take(s, o, entries)
   if (s.clock.mono() - s.intake.lastListed >= RELIST_MS) accepted.push(...(await recover(s, o)))
-  const raws = await Promise.all([...s.intake.raw.values()].map((raw) => guarded(s, raw, () => tryAccept(s, o, raw))))
-  accepted.push(...raws.flat())
+  // Tokens side by side, then the tickets in the order of the takes: within a burst, too, the last drop has the name.
+  const ready = await Promise.all(
+    [...s.intake.raw.values()].map((raw) => guarded(s, raw, [], () => tryAccept(s, o, raw))),
+  )
+  const ended = await Promise.all(
+    ready.flat().map((r) => guarded(s, r.raw, [], () => finish(s, r.raw.folder, [r.record]))),
+  )
+  accepted.push(...ended.flat())
   await reviewKept(s)
   accepted.push(...(await answerOddities(s, o, entries)))
   if (o.settings.bare_disks) accepted.push(...(await scanBare(s, o, entries)))
@@ -116,7 +122,12 @@ export function clip(name: string): string {
   return stem + ext
 }
 
-async function guarded(s: Spool, raw: RawDrop, run: () => Promise<Accepted[]>): Promise<Accepted[]> {
+async function guarded<T>(
+  s: Spool,
+  raw: { id: string; name: string },
+  otherwise: T,
+  run: () => Promise<T>,
+): Promise<T> {
   try {
     return await run()
   } catch (error) {
@@ -124,11 +135,17 @@ async function guarded(s: Spool, raw: RawDrop, run: () => Promise<Accepted[]>): 
     s.intake.raw.delete(raw.id)
     s.intake.lastListed = Number.NEGATIVE_INFINITY
     s.log('intake.error', { drop: raw.name, id: raw.id, error: String(error) })
-    return []
+    return otherwise
   }
 }
 
-async function tryAccept(s: Spool, o: IntakeOptions, raw: RawDrop): Promise<Accepted[]> {
+/** A drop whose token is written: all that is left is to accept it. */
+interface Ready {
+  raw: RawDrop
+  record: JobRecord
+}
+
+async function tryAccept(s: Spool, o: IntakeOptions, raw: RawDrop): Promise<Ready[]> {
   const path = join(raw.folder, raw.file)
   // "take: no drop comes back after power loss". Under way while we read; awaited before the token is written.
   const durable = Promise.all([s.sync(raw.folder), s.sync(s.layout.queue)])
@@ -185,7 +202,7 @@ async function tryAccept(s: Spool, o: IntakeOptions, raw: RawDrop): Promise<Acce
   await writeToken(s, raw.folder, record)
   await setAside(s, o, raw, sha256)
   s.intake.raw.delete(raw.id)
-  return finish(s, raw.folder, [raw.id])
+  return [{ raw, record }]
 }
 
 function recordOf(
@@ -287,15 +304,18 @@ async function reject(
   bytes: Uint8Array,
   diagnostics: Diagnostic[],
   partial: { answer?: string; kind?: string } | undefined,
-): Promise<Accepted[]> {
+): Promise<Ready[]> {
   const sha256 = bytes.length > 0 ? createHash('sha256').update(bytes).digest('hex') : ''
-  const answers = partial?.answer !== undefined && safeName(partial.answer) ? [partial.answer] : unnamed(raw.name)
-  const ids = await writeRejections(s, raw, stat, sha256, diagnostics, answers, partial?.kind)
+  const answers =
+    partial?.answer !== undefined && partial.answer !== 'vm' && safeName(partial.answer)
+      ? [partial.answer]
+      : unnamed(raw.name)
+  const records = await writeRejections(s, raw, stat, sha256, diagnostics, answers, partial?.kind)
   // Kept beside the record, by rename: whatever it is and however large.
   await move(s, join(raw.folder, raw.file), join(s.layout.rejected, `${raw.id}--${clip(raw.name)}`))
   await Promise.all([s.sync(s.layout.rejected), s.sync(raw.folder)])
   s.intake.raw.delete(raw.id)
-  return finish(s, raw.folder, ids)
+  return records.map((record) => ({ raw, record }))
 }
 
 function unnamed(file: string): string[] {
@@ -312,25 +332,25 @@ async function writeRejections(
   diagnostics: Diagnostic[],
   answers: readonly string[],
   kind = 'convert',
-): Promise<string[]> {
+): Promise<JobRecord[]> {
   const errors = diagnostics.filter((d) => d.severity === 'error')
   const message = `The drop ${raw.name} was rejected: ${errors.map((d) => (d.path && !d.message.startsWith(d.path) ? `${d.path}: ${d.message}` : d.message)).join(' ')}`
-  const ids = answers.map((_, i) => (i === 0 ? raw.id : nextUlid(raw.id)))
-  for (const [i, answer] of [...answers.entries()].reverse()) {
-    const record = recordOf(s, { ...raw, id: ids[i]! }, stat, sha256, { kind } as Manifest, answer, diagnostics)
-    record.kind = kind
+  const records = answers.map((answer, i) => {
+    const id = i === 0 ? raw.id : nextUlid(raw.id)
+    const record = recordOf(s, { ...raw, id }, stat, sha256, { kind } as Manifest, answer, diagnostics)
     record.rejected = { message: message.slice(0, 16_384) }
     record.quarantine = `${raw.id}--${clip(raw.name)}`
-    await writeToken(s, raw.folder, record)
-  }
-  return ids
+    return record
+  })
+  for (const record of [...records].reverse()) await writeToken(s, raw.folder, record)
+  return records
 }
 
 /** Tokens that are written go the rest of the way; rejected ones are committed at once. */
-export async function finish(s: Spool, folder: string, ids: readonly string[]): Promise<Accepted[]> {
+export async function finish(s: Spool, folder: string, records: readonly JobRecord[]): Promise<Accepted[]> {
   const out: Accepted[] = []
-  for (const id of ids) {
-    const accepted = await acceptToken(s, folder, id)
+  for (const record of records) {
+    const accepted = await acceptToken(s, folder, record)
     if (!accepted) continue
     out.push(accepted)
     if (accepted.state === 'claimed') await commitRejected(s, accepted)
@@ -414,7 +434,7 @@ async function recoverFolder(
       }
       if (has.has(`${id}.payload`)) await removeFile(s, join(folder, `${id}.payload`)) // as completeBare() was about to
       await Promise.all([s.sync(folder), s.sync(s.layout.queue)])
-      out.push(...(await finish(s, folder, [id])))
+      out.push(...(await finish(s, folder, [await readRecord(s, join(folder, file))])))
     }
   }
   if (own || left > 0) return own
@@ -478,9 +498,9 @@ async function answerOddities(
     const answers = MANIFEST.test(e.name) ? unnamed(e.name) : unnamed(e.name).slice(-1)
     const stat = await s.fs.lstat(join(s.layout.queue, e.name)).catch(() => undefined)
     if (!stat) continue
-    const ids = await writeRejections(s, raw, stat, '', [problem(why)], answers)
+    const records = await writeRejections(s, raw, stat, '', [problem(why)], answers)
     await s.fs.writeFile(join(s.layout.rejected, marker), `${e.name}\n`, { mode: 0o640, sync: false })
-    out.push(...(await finish(s, folder, ids)))
+    out.push(...(await finish(s, folder, records)))
   }
   for (const name of s.intake.reported) {
     if (seen.has(name) || entries.some((e) => e.name === name)) continue

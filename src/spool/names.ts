@@ -33,7 +33,7 @@ export interface JobName {
 }
 
 const JOB =
-  /^(?:(\d{13})-)?(\d)-([0-9A-HJKMNP-TV-Z]{26})-([0-9a-f]{24})-(\d{8,15})~(\d{1,9})\.(\d{1,9})\.(\d{1,9})\.json(?:\.(done|failed|cancelled|rejected)-([\w.-]+))?$/
+  /^(?:(\d{13})-)?(\d)-([0-9A-HJKMNP-TV-Z]{26})-([0-9a-f]{24})-(\d{8,15})~(\d{1,15})\.(\d{1,15})\.(\d{1,15})\.json(?:\.(done|failed|cancelled|rejected)-([\w.-]+))?$/
 
 /** Reads a job's file name; undefined for a name that is not a job's. */
 export function parseJobName(file: string): JobName | undefined {

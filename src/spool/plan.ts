@@ -104,8 +104,9 @@ export async function makePlan(s: Spool): Promise<Plan> {
       known.clear()
       blocked.clear()
       blockedCount = 0
-      // A listing may take a hundredth of the time at most; an idle spool is looked at every second.
-      interval = Math.max(1_000, (s.clock.mono() - now) * 100)
+      // A listing may take a hundredth of the time, an idle spool is looked at every second, and a process that was stopped
+      // in the middle of a listing must not take that for its cost.
+      interval = Math.min(60_000, Math.max(1_000, (s.clock.mono() - now) * 100))
       listedAt = s.clock.mono()
     },
     blockedLanes: () => blocked.size,
