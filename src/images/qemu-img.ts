@@ -48,6 +48,7 @@ export async function qemuImg(
     env: { LC_ALL: 'C', MALLOC_ARENA_MAX: o.limits ? '1' : undefined },
     signal: o.signal,
     limits: o.limits,
+    killGraceMs: 2000, // qemu-img ends at once; one that hangs in the kernel needs the KILL
     onSpawn: o.spawned,
     onStdout: (c) => {
       if (o.onStdout) o.onStdout(c.toString('latin1'))
