@@ -1,7 +1,7 @@
 /** Every command with one line about it, and how to load it. */
 import type { Command } from 'commander'
 
-export type Group = 'Jobs:' | 'Agents:' | 'Manifests and configuration:' | 'Checks:'
+type Group = 'Jobs:' | 'Agents:' | 'Manifests and configuration:' | 'Checks:'
 
 export interface Entry {
   name: string

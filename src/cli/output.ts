@@ -2,7 +2,7 @@
  * What goes to stdout: data, in the format that was asked for. Whatever is meant for people alone (progress, hints,
  * warnings) goes to stderr, so that a pipe carries nothing but data.
  */
-import { type Command, Option } from 'commander'
+import { Option } from 'commander'
 
 export type Format = 'table' | 'json' | 'yaml' | 'name'
 
@@ -104,9 +104,4 @@ export function painted(paint: Paint, text: string): string {
 /** Colours only on a terminal, and never with NO_COLOR (no-color.org: set and not empty) or a dumb terminal. */
 export function wantsColour(stream: { isTTY?: boolean }): boolean {
   return stream.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== 'dumb'
-}
-
-/** The option object of a command together with those of the commands above it. */
-export function optionsOf<T>(command: Command): T {
-  return command.optsWithGlobals() as T
 }

@@ -15,10 +15,12 @@ export interface ProgressView {
 
 type Stream = NodeJS.WriteStream
 
-export async function progressView(o: { stream?: Stream; quiet?: boolean } = {}): Promise<ProgressView> {
+export async function progressView(o: { stream?: Stream; quiet?: boolean; jobs?: number } = {}): Promise<ProgressView> {
   const stream = o.stream ?? process.stderr
   if (o.quiet) return { update() {}, note: (text) => stream.write(`${text}\n`), stop() {} }
-  return stream.isTTY && process.env.TERM !== 'dumb' ? bars(stream) : lines(stream)
+  // More bars than lines on the screen would only flicker.
+  const fits = (o.jobs ?? 1) < (stream.rows ?? 24) - 2
+  return stream.isTTY && process.env.TERM !== 'dumb' && fits ? bars(stream) : lines(stream)
 }
 
 /** "inspect", "waiting for job …", "copy 1.2 GiB of 4.0 GiB, 210 MiB/s, 13 s left" */
@@ -56,7 +58,7 @@ export function statePaint(state: JobStatus['state']): Paint | undefined {
   return undefined
 }
 
-export function jobLabel(status: JobStatus): string {
+function jobLabel(status: JobStatus): string {
   return `${plain(status.name)} (${status.id})`
 }
 

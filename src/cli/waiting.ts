@@ -52,7 +52,7 @@ export async function waitForAll(
   jobs: readonly (string | Submission)[],
   o: WaitFlags,
 ): Promise<{ ended: (JobStatus | undefined)[]; exitCode: number }> {
-  const view = await progressView({ quiet: o.quiet === true })
+  const view = await progressView({ quiet: o.quiet === true, jobs: jobs.length })
   const interrupt = interruptSignal()
   let agents = ''
   const errors: unknown[] = []

@@ -33,7 +33,7 @@ export async function cancelJob(place: Place, job: string): Promise<JobStatus> {
   return status
 }
 
-export function userName(): string {
+function userName(): string {
   try {
     return userInfo().username
   } catch {

@@ -17,7 +17,7 @@ export interface ControlReply {
   [more: string]: unknown
 }
 
-export async function socketPath(place: Place): Promise<string> {
+async function socketPath(place: Place): Promise<string> {
   const link = join(place.layout.daemon, 'control.sock')
   try {
     const target = await readlink(link)

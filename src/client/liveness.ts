@@ -9,7 +9,7 @@ import { isAlive } from '../process/index.ts'
 import { type Lease, thisProcess } from '../spool/owner.ts'
 import type { Place } from './place.ts'
 
-export interface AgentSeen {
+interface AgentSeen {
   lease: Lease
   /** alive and dead are certain; unknown: on another host, and not watched for long enough */
   state: 'alive' | 'dead' | 'unknown'
@@ -54,7 +54,7 @@ function localState(lease: Lease): 'alive' | 'dead' | undefined {
   return isAlive(id) ? 'alive' : 'dead'
 }
 
-export async function readLeases(place: Place): Promise<Lease[]> {
+async function readLeases(place: Place): Promise<Lease[]> {
   let names: string[]
   try {
     names = await readdir(place.layout.owners)

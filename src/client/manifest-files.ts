@@ -43,7 +43,7 @@ export interface Prepared {
   warnings: readonly Diagnostic[]
 }
 
-export const diskFormats: Readonly<Record<string, string>> = {
+const diskFormats: Readonly<Record<string, string>> = {
   '.vmdk': 'vmdk',
   '.ova': 'ova',
   '.ovf': 'ovf',

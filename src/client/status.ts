@@ -14,7 +14,7 @@ import { type Place, requireSpool } from './place.ts'
 export type { JobStatus }
 export type JobStateName = JobStatus['state']
 
-export const finalStates: readonly JobStateName[] = ['succeeded', 'failed', 'cancelled', 'rejected']
+const finalStates: readonly JobStateName[] = ['succeeded', 'failed', 'cancelled', 'rejected']
 export const jobStates: readonly JobStateName[] = ['queued', 'held', 'running', 'retrying', ...finalStates]
 
 export function isFinal(status: JobStatus): boolean {
