@@ -99,7 +99,7 @@ async function inspectDisk(
   boot: boolean,
   warnings: string[],
 ): Promise<SourceDisk> {
-  const image = await guardImage(f.window, f.format, { maxVirtualSize: plan.max_virtual_size })
+  const image = await guardImage(f.window, f.format, { maxVirtualSize: plan.max_virtual_size, signal: hooks.signal })
   warnings.push(...image.warnings)
   const builder = graphBuilder(plan.scratch)
   try {

@@ -34,7 +34,7 @@ export async function guardVmdk(w: ImageWindow): Promise<GuardedImage> {
     virtual_size: header.capacity_bytes,
     windows: [w],
     warnings: [],
-    bounds: () => checkVmdkBounds(w.source, header),
+    bounds: (signal) => checkVmdkBounds(w.source, header, signal),
     node: async (b) => ({
       driver: 'vmdk',
       file: (await pinnedNode(b, { fd: w.file.handle.fd, offset: w.offset, size: w.size, pinned })).node,
@@ -78,8 +78,8 @@ async function guardExtents(w: ImageWindow, d: VmdkDescriptor): Promise<GuardedI
     virtual_size: sectors * 512,
     windows: [w, ...open.flatMap((e) => (e.window ? [e.window] : []))],
     warnings: [],
-    bounds: async () => {
-      for (const e of open) if (e.header && e.window) await checkVmdkBounds(e.window.source, e.header)
+    bounds: async (signal) => {
+      for (const e of open) if (e.header && e.window) await checkVmdkBounds(e.window.source, e.header, signal)
     },
     node: (b) => extentsNode(b, open),
   }

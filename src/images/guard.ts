@@ -28,12 +28,14 @@ export interface GuardedImage {
   node(b: GraphBuilder): Promise<Record<string, unknown>>
   warnings: string[]
   /** checks that all data lies in the file; called once the size is known to be sane */
-  bounds(): Promise<void>
+  bounds(signal?: AbortSignal): Promise<void>
 }
 
 export interface GuardLimits {
   /** bytes; 64 TiB unless configured */
   maxVirtualSize: number
+  /** ends the walk through the tables of a large image */
+  signal?: AbortSignal
 }
 
 /**
@@ -55,7 +57,7 @@ export async function guardImage(w: ImageWindow, format: SourceFormat, limits: G
     }
     if (image.virtual_size === 0)
       throw refused(w, 'virtual-size', 'states a virtual size of 0 bytes', 'Export the disk again.')
-    await image.bounds()
+    await image.bounds(limits.signal)
     return image
   } catch (e) {
     if (!(e instanceof FormatError)) throw e
@@ -111,7 +113,7 @@ async function guardFormat(w: ImageWindow, format: SourceFormat): Promise<Guarde
           'Open and close it once with its hypervisor, or run "qemu-img check -r all" on a copy.',
         )
       }
-      return plain(w, 'vhdx', h.virtual_size, {}, undefined, () => checkVhdxBounds(w.source, h))
+      return plain(w, 'vhdx', h.virtual_size, {}, undefined, (signal) => checkVhdxBounds(w.source, h, signal))
     }
     case 'vdi': {
       const h = await parseVdi(w.source)
@@ -164,7 +166,7 @@ async function guardQcow2(w: ImageWindow): Promise<GuardedImage> {
       h.snapshots > 0
         ? [`The image ${q(w.label)} holds ${h.snapshots} internal snapshot(s); only its current state is converted.`]
         : [],
-    bounds: () => checkQcow2Bounds(w.source, h),
+    bounds: (signal) => checkQcow2Bounds(w.source, h, signal),
     node: async (b) => ({
       driver: 'qcow2',
       file: (await pinnedNode(b, { fd: w.file.handle.fd, offset: w.offset, size: w.size, pinned })).node,
@@ -178,7 +180,7 @@ function plain(
   size: number,
   options: Record<string, unknown>,
   subformat?: string,
-  bounds: () => Promise<void> = async () => undefined,
+  bounds: GuardedImage['bounds'] = async () => undefined,
 ): GuardedImage {
   return {
     format,

@@ -20,13 +20,14 @@ function cutOff(what: string, end: number, size: number): FormatError {
 }
 
 /** Grain directory → grain tables → grains. @throws {FormatError} truncated */
-export async function checkVmdkBounds(s: ByteSource, h: VmdkSparseHeader): Promise<void> {
+export async function checkVmdkBounds(s: ByteSource, h: VmdkSparseHeader, signal?: AbortSignal): Promise<void> {
   const perTable = h.gtes_per_gt * h.grain_bytes
   const tables = Math.ceil(h.capacity_bytes / perTable)
-  await forPieces(s, h.gd_offset!, tables * 4, 'its grain directory', async (dir, first) => {
+  await forPieces(s, h.gd_offset!, tables * 4, 'its grain directory', signal, async (dir, first) => {
     for (let i = 0; i + 4 <= dir.length; i += 4) {
       const at = dir.readUInt32LE(i) * SECTOR
       if (at === 0) continue
+      signal?.throwIfAborted()
       const base = (first + i) / 4
       const table = await readExactly(s, at, h.gtes_per_gt * 4, `grain table ${base}`)
       for (let g = 0; g < h.gtes_per_gt; g++) {
@@ -44,15 +45,22 @@ export async function checkVmdkBounds(s: ByteSource, h: VmdkSparseHeader): Promi
 const L1_OFFSET = 0x00fffffffffffe00n
 
 /** L1 → L2 → clusters. @throws {FormatError} truncated */
-export async function checkQcow2Bounds(s: ByteSource, h: Qcow2Header): Promise<void> {
+export async function checkQcow2Bounds(s: ByteSource, h: Qcow2Header, signal?: AbortSignal): Promise<void> {
   const entry = h.extended_l2 ? 16 : 8
   const perTable = h.cluster_size / entry
+  const tables = Math.ceil(h.virtual_size / (perTable * h.cluster_size))
+  if (h.l1_entries < tables)
+    throw new FormatError(
+      'bad-header',
+      `The qcow2 image's L1 table has ${h.l1_entries} entries; its size of ${h.virtual_size} bytes needs ${tables}.`,
+    )
   const shift = BigInt(62 - (Math.log2(h.cluster_size) - 8))
   const offsetMask = (1n << shift) - 1n
-  await forPieces(s, h.l1_offset, h.l1_entries * 8, 'its L1 table', async (l1, first) => {
+  await forPieces(s, h.l1_offset, tables * 8, 'its L1 table', signal, async (l1, first) => {
     for (let i = 0; i + 8 <= l1.length; i += 8) {
       const at = size64(l1.readBigUInt64BE(i) & L1_OFFSET, 'L2 table offset')
       if (at === 0) continue
+      signal?.throwIfAborted()
       const base = ((first + i) / 8) * perTable
       const l2 = await readExactly(s, at, h.cluster_size, `L2 table ${(first + i) / 8}`)
       for (let c = 0; c < perTable; c++) {
@@ -77,11 +85,11 @@ export async function checkQcow2Bounds(s: ByteSource, h: Qcow2Header): Promise<v
 }
 
 /** Blocks of the allocation table that are fully present. @throws {FormatError} truncated */
-export async function checkVhdxBounds(s: ByteSource, h: VhdxInfo): Promise<void> {
+export async function checkVhdxBounds(s: ByteSource, h: VhdxInfo, signal?: AbortSignal): Promise<void> {
   const ratio = (2 ** 23 * h.logical_sector) / h.block_size
   const blocks = Math.ceil(h.virtual_size / h.block_size)
   const entries = blocks + Math.floor((blocks - 1) / ratio)
-  await forPieces(s, h.bat_offset, entries * 8, 'its block allocation table', async (bat, first) => {
+  await forPieces(s, h.bat_offset, entries * 8, 'its block allocation table', signal, async (bat, first) => {
     for (let i = 0; i + 8 <= bat.length; i += 8) {
       const index = (first + i) / 8
       if (index % (ratio + 1) === ratio) continue // a sector bitmap, of differencing disks only
@@ -100,10 +108,12 @@ async function forPieces(
   at: number,
   length: number,
   what: string,
+  signal: AbortSignal | undefined,
   each: (piece: Buffer, offset: number) => Promise<void>,
 ): Promise<void> {
   if (at + length > s.size) throw cutOff(`The part of the file that holds ${what}`, at + length, s.size)
   for (let done = 0; done < length; done += PIECE) {
+    signal?.throwIfAborted()
     await each(await readExactly(s, at + done, Math.min(PIECE, length - done), what), done)
   }
 }

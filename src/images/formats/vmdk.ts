@@ -107,8 +107,11 @@ function checkGrains(h: VmdkSparseHeader): void {
       `The VMDK's grain size is ${grain} bytes; a power of two from 4 KiB to 64 MiB is allowed.`,
     )
   }
-  if (h.gtes_per_gt < 1 || h.gtes_per_gt > 512) {
-    throw new FormatError('bad-header', `The VMDK has ${h.gtes_per_gt} entries in a grain table; 1 to 512 are allowed.`)
+  if (h.gtes_per_gt !== 512) {
+    throw new FormatError(
+      'unsupported',
+      `The VMDK has ${h.gtes_per_gt} entries in a grain table; every known writer uses 512.`,
+    )
   }
 }
 
