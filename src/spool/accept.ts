@@ -2,11 +2,10 @@
  * Accept: from a taken file to a job that counts. Each step can be cut off anywhere and done again by this agent or the
  * one that takes its folders over; what makes it safe is one token, <id>.job, that exists once and is moved by rename.
  */
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { supersede } from './answers.ts'
 import { move } from './moves.ts'
 import { type JobName, jobName, keyOf } from './names.ts'
-import { me } from './owner.ts'
 import type { JobRecord } from './record.ts'
 import { randomHex, type Spool } from './spool.ts'
 import { drawTicket } from './ticket.ts'
@@ -36,11 +35,11 @@ export interface Accepted {
  */
 export async function acceptToken(s: Spool, folder: string, record: JobRecord): Promise<Accepted | undefined> {
   const { id } = record
-  const owner = me(s).id
+  const owner = ownerOfFolder(s, folder)
   const token = join(folder, `${id}.job`)
   const key = keyOf(record.answer)
   const { mine, older } = await drawTicket(s, folder, key, id)
-  await supersede(s, record.answer, id, older)
+  await supersede(s, owner, record.answer, id, older)
 
   const notBefore = record.rejected ? undefined : record.manifest.not_before
   const due = notBefore === undefined ? undefined : (record.manifest.not_before_ms ?? Date.parse(notBefore))
@@ -61,4 +60,12 @@ export async function acceptToken(s: Spool, folder: string, record: JobRecord): 
   // Only now may anybody be told: after these two fsyncs no power loss takes the job back or brings the token back.
   await Promise.all([s.sync(dir), s.sync(folder)])
   return { name, record, state }
+}
+
+/**
+ * Whose intake this is. Not "who am I": an agent that was fenced and started anew goes on with its old accepts until they
+ * fail, and they must fail.
+ */
+function ownerOfFolder(s: Spool, folder: string): string {
+  return relative(s.layout.intake, folder).split('/')[0]!
 }

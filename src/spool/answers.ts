@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { errno } from './errors.ts'
 import { ensureDir, listed, move, namesIn, removeTree } from './moves.ts'
-import { ANSWER_SUFFIXES, publicationOrder, type Ticket, ULID } from './names.ts'
+import { ANSWER_SUFFIXES, isPolled, publicationOrder, type Ticket, ULID } from './names.ts'
 import { me } from './owner.ts'
 import { randomHex, type Spool } from './spool.ts'
 
@@ -33,13 +33,23 @@ export async function publicFiles(s: Spool, answer: string): Promise<string[]> {
  * Accept, step 3. First the answers that older jobs of the name have ready but not published: their publisher then finds
  * nothing to move. Then what is public. Both before this job counts as accepted, so no client ever takes an old
  * answer for the new one. fsync of output/: after power loss the old answer must not be back.
+ *
+ * `owner` is who began this accept: when it is fenced in the middle its .old/ is gone, and what its successor published stays.
  */
-export async function supersede(s: Spool, answer: string, id: string, older: readonly Ticket[]): Promise<void> {
+export async function supersede(
+  s: Spool,
+  owner: string,
+  answer: string,
+  id: string,
+  older: readonly Ticket[],
+): Promise<void> {
   for (const ticket of older) await supersedeAnswer(s, ticket.id)
-  // The reverse of publication: what pollers wait for disappears first, so that no image is ever seen without its parts.
+  // The reverse of publication: what pollers wait for disappears first, so that no image is ever seen without its parts, nor comes
+  // back without them after power loss.
   const files = publicationOrder(await publicFiles(s, answer)).reverse()
-  const mine = join(s.layout.old, me(s).id)
-  for (const file of files) {
+  const mine = join(s.layout.old, owner)
+  for (const [i, file] of files.entries()) {
+    if (i > 0 && isPolled(files[i - 1]!) && !isPolled(file)) await s.sync(s.layout.output)
     const from = join(s.layout.output, file)
     try {
       await s.fs.rename(from, join(mine, `${id}.${randomHex(s, 4)}--${file}`))

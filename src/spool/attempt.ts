@@ -11,6 +11,8 @@ import { readLane } from './ticket.ts'
 export interface Claim {
   name: JobName
   record: JobRecord
+  /** who claimed it: an agent that starts anew is another owner, and this claim is not its own */
+  owner: string
   /** output/.work/<id>/<epoch>-<owner>/: unique, ours alone */
   attemptDir: string
   answerDir: string
@@ -66,7 +68,7 @@ export async function openClaim(s: Spool, name: JobName): Promise<Claim | undefi
   await ensureDir(s, jobDir)
   await ensureDir(s, attemptDir)
   if ((await s.fs.readdirFresh(attemptDir)).length > 0) {
-    await leave(s, name, s.layout.new, { epoch: name.epoch + 1 })
+    await leave(s, { name, owner }, s.layout.new, { epoch: name.epoch + 1 })
     return undefined
   }
   await ensureDir(s, answerDir)
@@ -77,22 +79,27 @@ export async function openClaim(s: Spool, name: JobName): Promise<Claim | undefi
     if (m && Number(m[1]) < name.epoch) earlier.push({ dir: join(jobDir, dir), epoch: Number(m[1]), owner: m[2]! })
   }
   earlier.sort((a, b) => a.epoch - b.epoch)
-  return { name, record, attemptDir, answerDir, earlier }
+  return { name, record, owner, attemptDir, answerDir, earlier }
 }
 
 /** Back to new/ under a new epoch, without blame. */
 export async function giveBack(s: Spool, c: Claim): Promise<'new' | 'fenced'> {
-  return (await leave(s, c.name, s.layout.new, { epoch: c.name.epoch + 1 })) ? 'new' : 'fenced'
+  return (await leave(s, c, s.layout.new, { epoch: c.name.epoch + 1 })) ? 'new' : 'fenced'
 }
 
 /** A failure that may pass: into held/ until `dueMs` (wall clock), under a new epoch. */
 export async function retry(s: Spool, c: Claim, dueMs: number): Promise<'held' | 'fenced'> {
   const change = { epoch: c.name.epoch + 1, failures: c.name.failures + 1, due_ms: dueMs }
-  return (await leave(s, c.name, s.layout.held, change)) ? 'held' : 'fenced'
+  return (await leave(s, c, s.layout.held, change)) ? 'held' : 'fenced'
 }
 
-async function leave(s: Spool, name: JobName, dir: string, change: Partial<JobName>): Promise<boolean> {
-  const from = join(s.layout.claimed, me(s).id, name.file)
+async function leave(
+  s: Spool,
+  { name, owner }: Pick<Claim, 'name' | 'owner'>,
+  dir: string,
+  change: Partial<JobName>,
+): Promise<boolean> {
+  const from = join(s.layout.claimed, owner, name.file)
   if (!(await move(s, from, join(dir, renamed(name, change).file)))) return false
   await s.sync(dir)
   return true

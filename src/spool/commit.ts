@@ -6,7 +6,6 @@ import { join } from 'node:path'
 import type { Claim } from './attempt.ts'
 import { ensureDir, listed, move } from './moves.ts'
 import { type Outcome, renamed } from './names.ts'
-import { me } from './owner.ts'
 import type { Spool } from './spool.ts'
 
 export interface CommitContent {
@@ -50,9 +49,9 @@ export async function commit(
   await syncTree(s, c.attemptDir)
   await Promise.all([s.sync(join(s.layout.work, c.name.id)), s.sync(s.layout.work)])
 
-  const target = renamed(c.name, { outcome, owner: me(s).id })
+  const target = renamed(c.name, { outcome, owner: c.owner })
   const to = join(s.layout.committed, target.file)
-  if (!(await move(s, join(s.layout.claimed, me(s).id, c.name.file), to))) {
+  if (!(await move(s, join(s.layout.claimed, c.owner, c.name.file), to))) {
     return (await ended(s, c)) ? 'committed' : 'fenced'
   }
   await s.sync(s.layout.committed)

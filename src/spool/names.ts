@@ -167,6 +167,11 @@ export const ANSWER_SUFFIXES = [
   '.qcow2',
 ] as const
 
+/** What a client polls for: seeing it means that all of the answer is there. */
+export function isPolled(file: string): boolean {
+  return file.endsWith('.qcow2') || file.endsWith('.error')
+}
+
 /** The files of an answer in the order of publication: what pollers wait for comes last. */
 export function publicationOrder(files: readonly string[]): string[] {
   const weight = (f: string) =>

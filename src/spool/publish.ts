@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { supersedeAnswer } from './answers.ts'
 import { errno } from './errors.ts'
 import { ensureDir, listed, move, namesIn, removeFile, removeTree } from './moves.ts'
-import { type JobName, laneFolder, parseJobName, publicationOrder, renamed } from './names.ts'
+import { type JobName, isPolled, laneFolder, parseJobName, publicationOrder, renamed } from './names.ts'
 import { settlePayload } from './payload.ts'
 import { type JobRecord, readRecord } from './record.ts'
 import type { Spool } from './spool.ts'
@@ -83,10 +83,10 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
     // What is published must not be undone by power loss once the ticket is gone.
     await Promise.all([s.sync(l.output), s.sync(jobDir)])
     if (lane[0] !== ticket) return undefined // a job leaves its lane in order: an older one must still see that we are later
-    const dir = join(l.lanes, laneFolder(name.key))
-    await removeFile(s, join(dir, ticket.file))
-    await s.sync(dir)
+    await removeFile(s, join(l.lanes, laneFolder(name.key), ticket.file))
   }
+  // Also when another publisher removed the ticket: the job must not be final while power loss could bring its ticket back.
+  await s.sync(join(l.lanes, laneFolder(name.key)))
   await settlePayload(s, record, name.outcome!)
   const final = renamed(name, {})
   if (await move(s, committed, join(l[name.outcome!], final.file))) {
@@ -99,7 +99,12 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
 
 async function moveOut(s: Spool, from: string, to: string): Promise<void> {
   // Fresh: an older listing could lack a part, and the image would be seen without it.
-  for (const file of publicationOrder(await namesIn(s, from, true))) await replace(s, join(from, file), join(to, file))
+  const files = publicationOrder(await namesIn(s, from, true))
+  for (const [i, file] of files.entries()) {
+    // Neither may power loss keep the image and lose its parts: they are durable before it appears.
+    if (isPolled(file) && i > 0 && !isPolled(files[i - 1]!)) await s.sync(to)
+    await replace(s, join(from, file), join(to, file))
+  }
 }
 
 /** A move to a public name, which is not unique: only the source tells whether it happened. */

@@ -195,7 +195,7 @@ async function attempt(world: World, s: Spool, c: Claim, state: { stop: boolean 
         : z < 0.9 && name.failures < 3
           ? 'retry'
           : 'give'
-  const mine = { id: name.id, epoch: name.epoch, owner: s.owner!.id }
+  const mine = { id: name.id, epoch: name.epoch, owner: c.owner }
   await s.fs.writeFile(`${c.attemptDir}/scratch`, answerText(mine, 'scratch'), { mode: 0o644, sync: false })
   if (outcome === 'done' || r.chance(0.3)) {
     await s.fs.mkdir(`${c.answerDir}/${record.answer}.disks`, 0o755).catch((e) => {

@@ -15,9 +15,9 @@ export const PLANTS: Record<string, Plant[]> = {
   'scratch deleted on ENOENT at commit': [
     {
       file: 'commit.ts',
-      find: '  if (!(await move(s, join(s.layout.claimed, me(s).id, c.name.file), to))) {\n',
+      find: '  if (!(await move(s, join(s.layout.claimed, c.owner, c.name.file), to))) {\n',
       replace: `  try {
-    await s.fs.rename(join(s.layout.claimed, me(s).id, c.name.file), to)
+    await s.fs.rename(join(s.layout.claimed, c.owner, c.name.file), to)
   } catch (error) {
     if ((error as { code?: string }).code !== 'ENOENT') throw error
     for (const f of await s.fs.readdir(c.answerDir)) await s.fs.unlink(join(c.answerDir, f)).catch(() => {})
