@@ -2,14 +2,8 @@
 export { syncFile } from './artefacts.ts'
 export { convertDisks } from './run.ts'
 export type {
-  Artifact,
-  ConvertHooks,
   ConvertPlan,
-  ConvertProgress,
   ConvertReport,
-  DiskReport,
   OutputFormat,
-  PlannedDisk,
-  StageReport,
   StageWarning,
 } from './types.ts'

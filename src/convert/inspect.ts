@@ -45,7 +45,7 @@ export interface Inspected {
 }
 
 /** What a file without a hint sorts as. Source: Artifact Manifest 1.0. */
-export const NO_HINT = 999
+const NO_HINT = 999
 
 /** Opens every source, checks it and estimates its output. Everything stays open for the copy. */
 export async function inspectSources(plan: ConvertPlan, hooks: ConvertHooks): Promise<Inspected> {

@@ -110,7 +110,7 @@ async function stage<T>(report: ConvertReport, hooks: ConvertHooks, name: string
   }
 }
 
-export function warn(report: ConvertReport, stageName: string, message: string): void {
+function warn(report: ConvertReport, stageName: string, message: string): void {
   report.warnings.push({ stage: stageName, message, timestamp: new Date().toISOString() })
 }
 

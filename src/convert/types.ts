@@ -52,7 +52,7 @@ export interface ConvertPlan {
   dry_run: boolean
 }
 
-export interface ConvertProgress {
+interface ConvertProgress {
   phase: string
   bytes_done?: number
   bytes_total?: number
@@ -84,7 +84,7 @@ export interface StageReport {
 }
 
 /** How one disk was copied; more paths than qemu-img's come with the fast ones. */
-export type CopyPath = 'qemu-img'
+type CopyPath = 'qemu-img'
 
 export interface DiskReport {
   id: string

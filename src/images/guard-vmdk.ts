@@ -8,7 +8,7 @@ import {
   type VmdkSparseHeader,
 } from './formats/index.ts'
 import { type GraphBuilder, type OwnExtent, ownDescriptor, pinnedNode } from './graph.ts'
-import { type GuardedImage, pad512, refused } from './guard.ts'
+import { type GuardedImage, pad512, refused } from './guarded.ts'
 import { isPlainName } from './walk.ts'
 import type { ImageWindow } from './window.ts'
 

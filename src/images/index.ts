@@ -1,7 +1,6 @@
 /** Untrusted images: opened without following links, checked before any tool sees them, read through qemu's block graph. */
 export { ImageError } from './errors.ts'
 export {
-  type ByteSource,
   type Digest,
   detectFormat,
   FormatError,
@@ -13,20 +12,19 @@ export {
   type TarMember,
   windowOf,
 } from './formats/index.ts'
-export { type Graph, type GraphBuilder, graphBuilder } from './graph.ts'
-export { type GuardedImage, type GuardLimits, guardImage, type SourceFormat } from './guard.ts'
+export { graphBuilder } from './graph.ts'
+export { guardImage } from './guard.ts'
+export type { GuardedImage, SourceFormat } from './guarded.ts'
 export {
-  type CheckResult,
   checkImage,
   convertImage,
   type ImageInfo,
   imageInfo,
   measure,
-  type QemuImgOptions,
   qemuImg,
 } from './qemu-img.ts'
 export { allows, checkSubmitter, type Submitter, submitterOf } from './submitter.ts'
-export { isPlainName, type OpenedFile, openBeneath, openSibling } from './walk.ts'
+export { isPlainName, type OpenedFile, openBeneath } from './walk.ts'
 export { type ImageWindow, wholeFile } from './window.ts'
 export { type DroppedDisk, inspectDroppedDisk } from './drop.ts'
 export { imageInUse } from './in-use.ts'

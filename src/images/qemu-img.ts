@@ -25,7 +25,7 @@ export interface QemuRun {
  * Bounds for looking at an untrusted header. 200 MB of address space is enough for a plain image (qemu 7.2), but a pinned graph's coroutine
  * stacks and glibc's per-thread arenas take 190 MB before a byte is read, so the arenas are limited and the bound is twice that.
  */
-export const INFO_LIMITS = { as_bytes: 400_000_000, cpu_s: 5 } as const
+const INFO_LIMITS = { as_bytes: 400_000_000, cpu_s: 5 } as const
 const MAX_OUTPUT = 4 * 1024 * 1024
 
 /** Runs qemu-img once. @throws {ImageError} when it fails; the abort reason when aborted */
@@ -251,7 +251,7 @@ export function progressReader(onProgress: (percent: number) => void): (text: st
 }
 
 /** The pseudo file name under which qemu takes a block graph. */
-export function jsonName(node: Record<string, unknown>): string {
+function jsonName(node: Record<string, unknown>): string {
   return `json:${JSON.stringify(node)}`
 }
 

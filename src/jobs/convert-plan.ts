@@ -108,7 +108,7 @@ function notDone(m: ConvertManifest): PlanNotes['warnings'] {
  * Where a `local_path` lies on this host: the configuration's `path_map` replaces prefixes of another host's tree; a relative path is
  * meant from where the manifest was dropped, or from the payload that came with it.
  */
-export function sourcePath(path: string, c: Pick<JobContext, 'payloadDir' | 'drop' | 'config'>): string {
+function sourcePath(path: string, c: Pick<JobContext, 'payloadDir' | 'drop' | 'config'>): string {
   if (isAbsolute(path)) return mapped(path, c.config.path_map ?? {})
   const queue =
     c.config.queue ?? (c.config.root && c.config.instance ? join(c.config.root, c.config.instance, 'queue') : undefined)

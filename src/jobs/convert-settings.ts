@@ -15,7 +15,7 @@ export interface ConvertSettings {
   poll_name: boolean
 }
 
-export const DEFAULTS: ConvertSettings = {
+const DEFAULTS: ConvertSettings = {
   format: 'qcow2',
   compress: 'auto',
   compression_type: 'zstd',

@@ -2,7 +2,7 @@ import { XMLParser } from 'fast-xml-parser'
 import { FormatError } from './source.ts'
 
 /** What a conversion needs of an OVF envelope. Source: DMTF DSP0243 (OVF 1.1, 2.x). */
-export interface OvfDisk {
+interface OvfDisk {
   disk_id: string
   /** as written; MUST be checked before it is used as a file name */
   href: string

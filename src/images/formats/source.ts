@@ -57,7 +57,7 @@ export async function readExactly(source: ByteSource, offset: number, length: nu
 }
 
 /** A u64 as a number, or undefined above 2^53 (nothing that large can be meant). */
-export function u64(n: bigint): number | undefined {
+function u64(n: bigint): number | undefined {
   return n <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(n) : undefined
 }
 

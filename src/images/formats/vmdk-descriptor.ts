@@ -19,7 +19,7 @@ export interface VmdkDescriptor {
 }
 
 /** More extents than a 64 TiB disk has in pieces of 2 GB are no disk but an attack on our file table. */
-export const MAX_EXTENTS = 4096
+const MAX_EXTENTS = 4096
 export const MAX_DESCRIPTOR_BYTES = 1024 * 1024
 const MAX_SECTORS = 2 ** 44
 

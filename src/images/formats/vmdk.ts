@@ -22,7 +22,7 @@ export interface VmdkSparseHeader {
 
 export type VmdkFile = { kind: 'sparse'; header: VmdkSparseHeader } | { kind: 'descriptor'; descriptor: VmdkDescriptor }
 
-export const VMDK_MAGIC = 'KDMV'
+const VMDK_MAGIC = 'KDMV'
 /** VMFS sparse (COWD) and SE sparse snapshots */
 const DELTA_MAGICS: ReadonlyMap<string, string> = new Map([['COWD', 'VMFSSPARSE']])
 const SECTOR = 512
