@@ -1,7 +1,7 @@
 /** Moving earlier answers of a name out of the way, and keeping them. */
 import { join } from 'node:path'
 import { errno } from './errors.ts'
-import { ensureDir, listed, move, namesIn, removeTree } from './moves.ts'
+import { ensureDurableDir, listed, move, namesIn, removeTree } from './moves.ts'
 import { ANSWER_SUFFIXES, isPolled, publicationOrder, type Ticket, ULID } from './names.ts'
 import { me } from './owner.ts'
 import { randomHex, type Spool } from './spool.ts'
@@ -67,9 +67,9 @@ export async function supersedeAnswer(s: Spool, id: string): Promise<void> {
   const from = join(s.layout.outputJobs, id, 'answer')
   const dir = join(s.layout.superseded, id)
   if (!(await namesIn(s, join(s.layout.outputJobs, id), true)).includes('answer')) return
-  await ensureDir(s, dir)
+  await ensureDurableDir(s, dir)
   await move(s, from, join(dir, 'answer'))
-  await Promise.all([s.sync(dir), s.sync(s.layout.superseded)])
+  await s.sync(dir)
 }
 
 /**
@@ -92,7 +92,7 @@ export async function tidyOld(s: Spool): Promise<number> {
     for (const [by, names] of batches) {
       const maker = await makerOf(s, folder, names)
       const dir = join(s.layout.superseded, maker ?? `before-${by}`)
-      await ensureDir(s, dir)
+      await ensureDurableDir(s, dir)
       for (const name of names) {
         const target = name.slice(name.indexOf('--') + 2)
         const there = await namesIn(s, dir, true)

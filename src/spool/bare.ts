@@ -7,7 +7,7 @@ import { writeToken, type Accepted } from './accept.ts'
 import { errno } from './errors.ts'
 import type { EntryKind, FileStat } from './fs.ts'
 import { clip, finish, type IntakeOptions } from './intake.ts'
-import { ensureDir, listed, move, namesIn, removeFile, removeTree } from './moves.ts'
+import { ensureDurableDir, listed, move, namesIn, removeFile, removeTree } from './moves.ts'
 import { keyOf } from './names.ts'
 import { me } from './owner.ts'
 import type { JobRecord } from './record.ts'
@@ -102,7 +102,7 @@ async function settle(s: Spool, o: IntakeOptions, disks: string[]): Promise<{ na
   const out: { name: string; stat: FileStat }[] = []
   for (const name of disks) {
     const stat = await s.fs.lstat(join(s.layout.queue, name)).catch(() => undefined)
-    if (!stat || stat.kind !== 'file') continue
+    if (stat?.kind !== 'file') continue
     const signature = signatureOf(stat)
     const before = s.intake.bare.get(name)
     if (!before || before.signature !== signature) s.intake.bare.set(name, { signature, since: s.clock.mono() })
@@ -194,13 +194,13 @@ async function completeBare(
   const dir = join(s.layout.payload, id)
   const path = join(folder, `${id}.payload`)
   if (!(await listed(s, path))) return []
-  await ensureDir(s, dir, 0o750)
+  await ensureDurableDir(s, dir, 0o750)
   const files = [intent.name, ...intent.parts]
   for (const file of files) {
     const to = join(dir, file)
     if (!(await listed(s, to))) await move(s, join(s.layout.queue, file), to)
   }
-  await Promise.all([s.sync(dir), s.sync(s.layout.payload), s.sync(s.layout.queue)])
+  await Promise.all([s.sync(dir), s.sync(s.layout.queue)])
   const there = await s.fs.readdirFresh(dir)
   if (!there.includes(intent.name)) {
     // Somebody took it away in the last moment: what did move goes back, and nothing happened.

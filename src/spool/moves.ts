@@ -39,6 +39,24 @@ export async function ensureDir(s: Spool, dir: string, mode = 0o755): Promise<vo
   }
 }
 
+/**
+ * A folder into which things may be moved: it is durable itself. Whoever made it, its maker may not have come to the fsync,
+ * and what was moved into a folder that power loss takes back is lost with it.
+ */
+export async function ensureDurableDir(s: Spool, dir: string, mode = 0o755): Promise<void> {
+  await ensureDir(s, dir, mode)
+  await s.sync(dirname(dir))
+}
+
+/** fsync of a folder that may not exist, and then holds nothing that could be lost. */
+export async function syncIfThere(s: Spool, dir: string): Promise<void> {
+  try {
+    await s.sync(dir)
+  } catch (error) {
+    if (errno(error) !== 'ENOENT') throw error
+  }
+}
+
 /** The names in a folder, or none when it is missing. */
 export async function namesIn(s: Spool, dir: string, fresh = false): Promise<string[]> {
   try {

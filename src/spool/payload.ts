@@ -1,6 +1,6 @@
 /** Bare disks: where they go when their job has ended, as the hyper2kvm daemon did (contracts A6). */
 import { join } from 'node:path'
-import { ensureDir, move, namesIn, removeTree } from './moves.ts'
+import { ensureDurableDir, move, namesIn, removeTree } from './moves.ts'
 import type { Outcome } from './names.ts'
 import type { JobRecord } from './record.ts'
 import { randomHex, type Spool } from './spool.ts'
@@ -13,15 +13,15 @@ export async function settlePayload(s: Spool, record: JobRecord, outcome: Outcom
   if (left.length > 0) {
     const parent = join(s.layout.queue, outcome === 'done' ? '.processed' : '.errors')
     const dir = outcome === 'done' ? join(parent, record.drop.at.slice(0, 10)) : parent
-    await ensureDir(s, parent)
-    await ensureDir(s, dir)
+    await ensureDurableDir(s, parent)
+    await ensureDurableDir(s, dir)
     const there = new Set(await s.fs.readdirFresh(dir))
     for (const file of left) {
       const target = there.has(file) ? `${record.id}--${file}` : file
       if (outcome !== 'done') await explain(s, record, file, join(dir, `${target}.error.json`))
       await move(s, join(from, file), join(dir, target))
     }
-    await Promise.all([s.sync(dir), s.sync(parent)])
+    await s.sync(dir)
   }
   await removeTree(s, from)
 }

@@ -6,7 +6,7 @@
 import { join } from 'node:path'
 import { supersedeAnswer } from './answers.ts'
 import { errno } from './errors.ts'
-import { ensureDir, listed, move, namesIn, removeFile, removeTree } from './moves.ts'
+import { ensureDurableDir, listed, move, namesIn, removeFile, removeTree, syncIfThere } from './moves.ts'
 import { type JobName, isPolled, laneFolder, parseJobName, publicationOrder, renamed } from './names.ts'
 import { settlePayload } from './payload.ts'
 import { type JobRecord, readRecord } from './record.ts'
@@ -65,11 +65,11 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
   }
   const attempt = join(l.work, name.id, `${name.epoch}-${name.owner}`)
   const jobDir = join(l.outputJobs, name.id)
-  await ensureDir(s, jobDir)
+  await ensureDurableDir(s, jobDir)
   for (const file of await namesIn(s, join(attempt, 'own'), true))
     await replace(s, join(attempt, 'own', file), join(jobDir, file))
   await move(s, join(attempt, 'answer'), join(jobDir, 'answer'))
-  await Promise.all([s.sync(jobDir), s.sync(l.outputJobs)])
+  await s.sync(jobDir)
 
   // The lane decides, and it is read after the answer lies in jobs/<id>/answer: an accept that came before is in this
   // listing, one that comes later finds the answer there and takes it away.
@@ -86,7 +86,7 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
     await removeFile(s, join(l.lanes, laneFolder(name.key), ticket.file))
   }
   // Also when another publisher removed the ticket: the job must not be final while power loss could bring its ticket back.
-  await s.sync(join(l.lanes, laneFolder(name.key)))
+  await syncIfThere(s, join(l.lanes, laneFolder(name.key)))
   await settlePayload(s, record, name.outcome!)
   const final = renamed(name, {})
   if (await move(s, committed, join(l[name.outcome!], final.file))) {

@@ -36,6 +36,8 @@ export interface Spool {
   owner?: Owner
   /** what we saw of other owners' leases */
   readonly observed: Map<string, { counter: number; since: number }>
+  /** lane folders that are durable for sure, so that their parent needs no further fsync */
+  readonly durableLanes: Set<string>
   /** manifests taken and not accepted yet, by take id: a hint, the folder is the truth */
   readonly intake: IntakeMemory
 }
@@ -99,6 +101,7 @@ export function makeSpool(o: SpoolOptions): Spool {
     maxCrashes: o.maxCrashes ?? 10,
     remote,
     observed: new Map(),
+    durableLanes: new Set(),
     intake: emptyIntake(),
   }
 }

@@ -63,7 +63,9 @@ async function drawAlone(
     const mine = lane.find((t) => t.id === id)
     if (mine && last === mine) {
       // Durable before it counts: a ticket that power loss takes back would let an older job publish over ours.
-      await s.sync(dir)
+      // Its folder too, whoever made it.
+      await Promise.all([s.sync(dir), ...(s.durableLanes.has(dir) ? [] : [s.sync(s.layout.lanes)])])
+      s.durableLanes.add(dir)
       const again = await readLane(s, key, true)
       const at = again.findIndex((t) => t.id === id)
       if (at >= 0 && at === again.length - 1) return { mine: again[at]!, older: again.slice(0, at) }
@@ -81,7 +83,6 @@ async function drawAlone(
       }
       if (errno(error) !== 'ENOENT') throw error
       await ensureDir(s, dir, 0o750)
-      await s.sync(s.layout.lanes)
       await s.fs.rename(temp, next)
     })
   }
