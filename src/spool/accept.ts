@@ -4,7 +4,7 @@
  */
 import { join, relative } from 'node:path'
 import { supersede } from './answers.ts'
-import { move } from './moves.ts'
+import { move, namesIn } from './moves.ts'
 import { type JobName, jobName, keyOf } from './names.ts'
 import type { JobRecord } from './record.ts'
 import { randomHex, type Spool } from './spool.ts'
@@ -68,4 +68,27 @@ export async function acceptToken(s: Spool, folder: string, record: JobRecord): 
  */
 function ownerOfFolder(s: Spool, folder: string): string {
   return relative(s.layout.intake, folder).split('/')[0]!
+}
+
+/**
+ * Whether one of these jobs has its ticket and is not accepted yet: its token lies in some intake folder. A folder that is taken
+ * over while we look could be missed, so the folders must be the same before and after.
+ */
+export async function anyInAccept(s: Spool, ids: readonly string[]): Promise<boolean> {
+  if (ids.length === 0) return false
+  for (;;) {
+    const before = await intakeFolders(s, s.layout.intake)
+    for (const folder of before) {
+      const names = new Set(await namesIn(s, folder, true))
+      if (ids.some((id) => names.has(`${id}.job`))) return true
+    }
+    if ((await intakeFolders(s, s.layout.intake)).join() === before.join()) return false
+  }
+}
+
+async function intakeFolders(s: Spool, dir: string): Promise<string[]> {
+  const top = dir === s.layout.intake
+  const inside = (await namesIn(s, dir, true)).filter((n) => (top ? !n.startsWith('.') : n.startsWith('t-'))).sort()
+  const below = await Promise.all(inside.map((n) => intakeFolders(s, join(dir, n))))
+  return top ? below.flat() : [dir, ...below.flat()]
 }

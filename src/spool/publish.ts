@@ -8,6 +8,7 @@ import { supersedeAnswer } from './answers.ts'
 import { errno } from './errors.ts'
 import { ensureDurableDir, listed, move, namesIn, removeFile, removeTree, syncIfThere } from './moves.ts'
 import { type JobName, isPolled, laneFolder, parseJobName, publicationOrder, renamed } from './names.ts'
+import { anyInAccept } from './accept.ts'
 import { settlePayload } from './payload.ts'
 import { type JobRecord, readRecord } from './record.ts'
 import type { Spool } from './spool.ts'
@@ -77,12 +78,16 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
   const ticket = lane.find((t) => t.id === name.id)
   let visible = false
   if (ticket) {
+    const older = lane.slice(0, lane.indexOf(ticket)).map((x) => x.id)
+    // Out of turn (a rejection, a cancelled job) only when nobody before us is still being accepted: the last step of an accept
+    // moves what is public, and must not find ours.
+    if (await anyInAccept(s, older)) return undefined
     visible = lane.at(-1) === ticket
     if (visible) await moveOut(s, join(jobDir, 'answer'), l.output)
     else await supersedeAnswer(s, name.id)
     // What is published must not be undone by power loss once the ticket is gone.
     await Promise.all([s.sync(l.output), s.sync(jobDir)])
-    if (lane[0] !== ticket) return undefined // a job leaves its lane in order: an older one must still see that we are later
+    if (older.length > 0) return undefined // a job leaves its lane in order: an older one must still see that we are later
     await removeFile(s, join(l.lanes, laneFolder(name.key), ticket.file))
   }
   // Also when another publisher removed the ticket: the job must not be final while power loss could bring its ticket back.
