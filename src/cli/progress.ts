@@ -19,7 +19,7 @@ export async function progressView(o: { stream?: Stream; quiet?: boolean; jobs?:
   const stream = o.stream ?? process.stderr
   if (o.quiet) return { update() {}, note: (text) => stream.write(`${text}\n`), stop() {} }
   // More bars than lines on the screen would only flicker.
-  const fits = (o.jobs ?? 1) < (stream.rows ?? 24) - 2
+  const fits = (o.jobs ?? 1) < (stream.rows || 24) - 2
   return stream.isTTY && process.env.TERM !== 'dumb' && fits ? bars(stream) : lines(stream)
 }
 
@@ -106,6 +106,7 @@ async function bars(stream: Stream): Promise<ProgressView> {
   )
   const colour = wantsColour(stream)
   const open = new Map<string, ReturnType<typeof multi.create>>()
+  let stopped = false
   return {
     update(status) {
       const percent = status.state === 'succeeded' ? 100 : (percentOf(status) ?? 0)
@@ -122,6 +123,9 @@ async function bars(stream: Stream): Promise<ProgressView> {
     },
     note: (text) => multi.log(`${text}\n`),
     stop() {
+      // Once: a second stop would move the cursor up, over what was printed since.
+      if (stopped) return
+      stopped = true
       multi.update()
       multi.stop()
     },

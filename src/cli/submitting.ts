@@ -26,7 +26,7 @@ export async function finishSubmissions(
     const result = await waitForAll(place, submissions, o)
     exitCode = result.exitCode
     rows = submissions.map(
-      (s, i) => result.ended[i] ?? { drop_file: s.drop_file, ...(s.name ? { name: s.name } : {}) },
+      (s, i) => result.latest[i] ?? { drop_file: s.drop_file, ...(s.name ? { name: s.name } : {}) },
     ) as Row[]
   } else {
     rows = await accepted(place, submissions)

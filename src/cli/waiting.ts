@@ -46,25 +46,32 @@ export function outcomeCode(status: JobStatus): number {
   return status.state === 'rejected' ? exitCodes.badManifest : exitCodes.jobFailed
 }
 
-/** Waits for all of them side by side and shows how far they are. The exit code is the first that is not 0. */
+/**
+ * Waits for all of them side by side and shows how far they are. `ended` has those that ended, `latest` the last that was seen
+ * of each. The exit code is the first that is not 0.
+ */
 export async function waitForAll(
   place: Place,
   jobs: readonly (string | Submission)[],
   o: WaitFlags,
-): Promise<{ ended: (JobStatus | undefined)[]; exitCode: number }> {
+): Promise<{ ended: (JobStatus | undefined)[]; latest: (JobStatus | undefined)[]; exitCode: number }> {
   const view = await progressView({ quiet: o.quiet === true, jobs: jobs.length })
   const interrupt = interruptSignal()
   let agents = ''
   const errors: unknown[] = []
+  const latest: (JobStatus | undefined)[] = jobs.map(() => undefined)
   try {
     const ended = await Promise.all(
-      jobs.map(async (job) => {
+      jobs.map(async (job, i) => {
         try {
           return await waitForJob(place, job, {
             ...(o.timeout === undefined ? {} : { timeoutMs: o.timeout }),
             agentGraceMs: o.agentGrace,
             signal: interrupt.signal,
-            onStatus: (status) => view.update(status),
+            onStatus: (status) => {
+              latest[i] = status
+              view.update(status)
+            },
             onAgents: (state, graceMs) => {
               if (agents === state) return
               agents = state
@@ -84,7 +91,7 @@ export async function waitForAll(
     }
     const codes = ended.map((s) => (s === undefined ? exitCodes.ok : outcomeCode(s)))
     const waitCode = (errors[0] as ClientError | undefined)?.exitCode
-    return { ended, exitCode: waitCode ?? codes.find((c) => c !== 0) ?? exitCodes.ok }
+    return { ended, latest, exitCode: waitCode ?? codes.find((c) => c !== 0) ?? exitCodes.ok }
   } finally {
     view.stop()
     interrupt.stop()

@@ -23,7 +23,7 @@ export async function submit(what: string | object, place: SpoolPlace = {}): Pro
     typeof what !== 'string'
       ? prepareBytes(Buffer.from(`${JSON.stringify(what, null, 2)}\n`), 'manifest.json', process.cwd())
       : isDiskFile(what)
-        ? diskManifest(what)
+        ? await diskManifest(what)
         : await prepareManifest(what)
   return dropManifest(at, prepared)
 }
@@ -118,5 +118,5 @@ export async function convertManifest(
   o: { name?: string; format?: string; compress?: boolean } = {},
 ): Promise<Manifest> {
   const { diskManifest } = await import('./manifest-files.ts')
-  return diskManifest(path, o).manifest
+  return (await diskManifest(path, o)).manifest
 }

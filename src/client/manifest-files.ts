@@ -1,5 +1,5 @@
 /** From a file somebody names to a manifest that can be dropped. */
-import { open } from 'node:fs/promises'
+import { open, stat } from 'node:fs/promises'
 import { basename, dirname, extname, resolve } from 'node:path'
 import {
   answerNameOf,
@@ -63,8 +63,7 @@ export function isDiskFile(path: string): boolean {
 export async function readManifestFile(path: string): Promise<Uint8Array> {
   const file = await open(path, 'r')
   try {
-    const stat = await file.stat()
-    if (stat.isDirectory()) {
+    if ((await file.stat()).isDirectory()) {
       throw new ClientError(74, `${path} is a folder. Name the manifest file in it.`)
     }
     const buffer = Buffer.alloc(maxManifestBytes + 1)
@@ -121,11 +120,20 @@ export interface DiskRequest {
   compress?: boolean
 }
 
+/** The size that the agent will compare with; a file that this host cannot see has none. */
+async function sizeOf(path: string): Promise<{ bytes?: number }> {
+  try {
+    return { bytes: (await stat(path)).size }
+  } catch {
+    return {}
+  }
+}
+
 /**
  * The manifest of one disk, OVA or OVF that lies somewhere: it is read where it lies.
  * @throws ClientError 65 when its format cannot be told, or the name cannot be a file's
  */
-export function diskManifest(path: string, o: DiskRequest = {}): Prepared {
+export async function diskManifest(path: string, o: DiskRequest = {}): Promise<Prepared> {
   const extension = extname(path).toLowerCase()
   const format = diskFormats[extension]
   if (format === undefined) {
@@ -151,6 +159,7 @@ export function diskManifest(path: string, o: DiskRequest = {}): Prepared {
         id: 'disk-0',
         source_format: format,
         local_path: resolve(path),
+        ...(await sizeOf(path)),
         ...(format === 'ova' || format === 'ovf' ? {} : { disk_type: 'boot' }),
       },
     ],

@@ -32,8 +32,8 @@ export async function waitForJob(place: Place, job: string | Submission, o: Wait
   const leaseMs = place.config.lease.timeout
   const grace = o.agentGraceMs ?? defaultAgentGraceMs
   const watcher = watchAgents(place, leaseMs)
-  const label = (): string => (typeof job === 'string' ? `Job ${job}` : `The drop ${job.drop_file}`)
   let id = typeof job === 'string' ? job : undefined
+  const label = (): string => (id === undefined ? `The drop ${(job as Submission).drop_file}` : `Job ${id}`)
   let last = ''
   let lastAlive = performance.now()
   let gone = false
@@ -74,7 +74,7 @@ export async function waitForJob(place: Place, job: string | Submission, o: Wait
       throw new ClientError(
         124,
         `${label()} had not ended after ${Math.round(o.timeoutMs / 1000)} s${status === undefined ? '; no agent has accepted it yet' : ` (state: ${status.state}${status.phase ? `, ${status.phase}` : ''})`}. ` +
-          `It goes on without us: vmspool status ${id ?? ''}`.trimEnd(),
+          (id === undefined ? 'It stays in the queue until one does.' : `It goes on without us: vmspool status ${id}`),
       )
     }
     try {

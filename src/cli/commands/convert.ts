@@ -81,9 +81,9 @@ async function prepare(source: string, o: ConvertOptions): Promise<Prepared> {
     if (isDiskFile(source)) {
       await access(source)
       const request = { name: o.name, format: o.format, compress: o.compress }
-      return withOptions(diskManifest(source, definedOnly(request)), o, prepareBytes)
+      return withOptions(await diskManifest(source, definedOnly(request)), o, prepareBytes)
     }
-    if (!['.json', '.yaml', '.yml'].includes(extname(source).toLowerCase())) diskManifest(source)
+    if (!['.json', '.yaml', '.yml'].includes(extname(source).toLowerCase())) await diskManifest(source)
     const prepared = withOptions(await prepareManifest(source), o, prepareBytes)
     for (const d of prepared.warnings) say(diagnosticText(source, d, colour))
     if (prepared.manifest.kind !== 'convert') {

@@ -57,7 +57,7 @@ async function prepareAll(files: readonly string[]): Promise<Prepared[] | undefi
   for (const file of files) {
     try {
       if (isDiskFile(file)) await access(file)
-      const p = isDiskFile(file) ? diskManifest(file) : await prepareManifest(file)
+      const p = isDiskFile(file) ? await diskManifest(file) : await prepareManifest(file)
       for (const d of p.warnings) say(diagnosticText(file, d, colour))
       prepared.push(p)
     } catch (error) {
