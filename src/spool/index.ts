@@ -26,14 +26,9 @@ export { errno, SpoolError } from './errors.ts'
 export { appendEvent, type SpoolEvent } from './events.ts'
 export { FINAL_STATES, type FoundJob, findJob, JOB_STATES, type JobState, listJobs, recordOf } from './find.ts'
 export { type FsckReport, fsck, type Problem } from './fsck.ts'
-export {
-  commitRejection,
-  type DropInspection,
-  type IntakeOptions,
-  type IntakeRound,
-  type IntakeSettings,
-  takeAndAccept,
-} from './intake.ts'
+export { commitRejection } from './finish.ts'
+export { type IntakeRound, takeAndAccept } from './intake.ts'
+export type { DropInspection, IntakeOptions, IntakeSettings } from './intake-options.ts'
 export { type Layout, layoutOf } from './layout.ts'
 export { type JobName, keyOf, type Outcome, parseJobName, ULID, ulidTime } from './names.ts'
 export { deadOwners, heartbeat, type Lease, readOwners, startOwner, stopOwner, thisProcess } from './owner.ts'

@@ -5,13 +5,13 @@
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { answerNameOf } from '../manifest/answers.ts'
-import type { Diagnostic, Manifest, ParseOutcome } from '../manifest/index.ts'
+import type { Diagnostic, Manifest } from '../manifest/index.ts'
 import { safeName } from '../manifest/safe-name.ts'
-import { acceptToken, type Accepted, writeToken } from './accept.ts'
+import { type Accepted, writeToken } from './accept.ts'
 import { publicFiles } from './answers.ts'
-import { type Claim, openClaim } from './attempt.ts'
 import { isBareDisk, reserveNamed, resumeBare, scanBare } from './bare.ts'
-import { commit } from './commit.ts'
+import { finish } from './finish.ts'
+import { clip, type IntakeOptions } from './intake-options.ts'
 import { errno } from './errors.ts'
 import type { EntryKind, FileStat } from './fs.ts'
 import { move, namesIn, removeFile } from './moves.ts'
@@ -19,42 +19,6 @@ import { baseUlid, keyOf, nextUlid } from './names.ts'
 import { me } from './owner.ts'
 import { type JobRecord, readRecord } from './record.ts'
 import type { RawDrop, Spool } from './spool.ts'
-
-export interface IntakeSettings {
-  /** largest manifest, in bytes */
-  max_manifest_bytes: number
-  /** a YAML drop must be unchanged for this long: a prefix of YAML can parse */
-  yaml_quiet_ms: number
-  /** a JSON drop that ends too early is rejected after this long without a change */
-  incomplete_after_ms: number
-  /** how long the raw drop is watched for a second write after it was accepted */
-  raw_keep_ms: number
-  /** a bare disk must be unchanged for this long */
-  file_stable_ms: number
-  bare_disks: boolean
-  on_in_use: 'reject' | 'supersede'
-}
-
-export interface DropInspection {
-  source_format: string
-  /** other files of the queue that belong to it (disks of an OVF, extents of a descriptor) */
-  parts: string[]
-  /** why it does not look complete yet */
-  incomplete?: string
-}
-
-export interface IntakeOptions {
-  parse(bytes: Uint8Array, fileName: string): ParseOutcome
-  settings: IntakeSettings
-  /** kinds that this agent can run */
-  knownKinds: ReadonlySet<string>
-  /** looks at a bare disk in the queue without trusting it */
-  inspectDrop?(path: string): Promise<DropInspection>
-  /** who uses a published disk now, in words; undefined when nobody does */
-  inUse?(path: string): Promise<string | undefined>
-  /** most drops taken in one round; the rest waits for the next */
-  batch?: number
-}
 
 export interface IntakeRound {
   accepted: Accepted[]
@@ -110,16 +74,6 @@ async function take(s: Spool, o: IntakeOptions, entries: { name: string; kind: E
     }),
   )
   return names.length > batch
-}
-
-/** A file name that leaves room for what we put in front (NAME_MAX is 255 bytes). */
-export function clip(name: string): string {
-  if (Buffer.byteLength(name) <= 200) return name
-  const dot = name.lastIndexOf('.')
-  const ext = dot > 0 ? name.slice(dot).slice(0, 10) : ''
-  let stem = name.slice(0, dot > 0 ? dot : undefined)
-  while (Buffer.byteLength(stem + ext) > 200) stem = stem.slice(0, -1)
-  return stem + ext
 }
 
 async function guarded<T>(
@@ -344,52 +298,6 @@ async function writeRejections(
   })
   for (const record of [...records].reverse()) await writeToken(s, raw.folder, record)
   return records
-}
-
-/** Tokens that are written go the rest of the way; rejected ones are committed at once. */
-export async function finish(s: Spool, folder: string, records: readonly JobRecord[]): Promise<Accepted[]> {
-  const out: Accepted[] = []
-  for (const record of records) {
-    const accepted = await acceptToken(s, folder, record)
-    if (!accepted) continue
-    out.push(accepted)
-    if (accepted.state === 'claimed') await commitRejected(s, accepted)
-  }
-  return out
-}
-
-async function commitRejected(s: Spool, a: Accepted): Promise<'committed' | 'fenced'> {
-  const c = await openClaim(s, a.name)
-  if (!c) return 'fenced'
-  return commitRejection(s, c)
-}
-
-/** Commits a claimed job whose record says that it was rejected: also one that a reaper gave back. */
-export async function commitRejection(s: Spool, c: Claim): Promise<'committed' | 'fenced'> {
-  const at = new Date(s.clock.now()).toISOString()
-  const { name, record } = c
-  const reason = record.rejected?.message ?? 'The drop was rejected.'
-  const base = { schema: 1, id: name.id, name: record.answer, kind: record.kind, state: 'rejected', epoch: name.epoch }
-  return commit(s, c, 'rejected', {
-    error: reason,
-    result: {
-      ...base,
-      error: { code: 'rejected', message: reason },
-      diagnostics: record.diagnostics,
-      quarantine: record.quarantine,
-      finished_at: at,
-    },
-    status: {
-      ...base,
-      reason,
-      since: at,
-      finished_at: at,
-      attempt: 0,
-      priority: name.priority,
-      accepted_at: record.drop.at,
-      drop_file: record.drop.file,
-    },
-  })
 }
 
 /** What lies in our intake folder and in those we took over: after a start, a takeover, an error, and now and then. */
