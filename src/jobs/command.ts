@@ -28,8 +28,51 @@ export function argvOf(m: CommandManifest): string[] {
   })
 }
 
+/** How a program is started as whoever dropped the job, and what it is told of him. */
+interface RunAs {
+  prefix: string[]
+  env: Record<string, undefined>
+  cwd?: string
+}
+
+/**
+ * A job may do only what its submitter may do. An agent that is root becomes him (setpriv(1): user, groups, no way back); any
+ * other agent runs only its own user's programs.
+ */
+async function asSubmitter(drop: JobContext['drop']): Promise<RunAs> {
+  const us = process.geteuid?.() ?? 0
+  if (drop.uid === us) return { prefix: [], env: {} }
+  if (us !== 0) {
+    throw new JobError(
+      `The job was dropped by uid ${drop.uid}, but the agent runs as uid ${us} and cannot run programs as somebody else.`,
+      {
+        code: 'other-submitter',
+        transient: false,
+        hint: 'Drop it as the user of the agent, or run the agent as root: it then runs each program as its submitter.',
+      },
+    )
+  }
+  const { submitterOf } = await import('../images/submitter.ts')
+  const who = await submitterOf(drop.uid, drop.gid)
+  const groups = [...new Set([who.gid, ...who.groups])].join(',')
+  return {
+    prefix: [
+      'setpriv',
+      `--reuid=${who.uid}`,
+      `--regid=${who.gid}`,
+      `--groups=${groups}`,
+      '--inh-caps=-all',
+      '--no-new-privs',
+      '--',
+    ],
+    env: { HOME: undefined, USER: undefined, LOGNAME: undefined, MAIL: undefined },
+    cwd: '/',
+  }
+}
+
 async function run(m: CommandManifest, c: JobContext<CommandManifest>): Promise<JobOutcome> {
   const argv = argvOf(m)
+  const as = await asSubmitter(c.drop)
   const expected = m.command.expected_exit_codes ?? [0]
   let tail = Buffer.alloc(0)
   const keep = (chunk: Buffer): void => {
@@ -39,10 +82,11 @@ async function run(m: CommandManifest, c: JobContext<CommandManifest>): Promise<
   const started = performance.now()
   let result: Awaited<ReturnType<typeof runGroup>>
   try {
-    result = await runGroup(argv, {
-      cwd: m.command.cwd ?? c.attemptDir,
+    result = await runGroup([...as.prefix, ...argv], {
+      cwd: m.command.cwd ?? as.cwd ?? c.attemptDir,
       env: {
         ...NOT_FOR_CHILDREN,
+        ...as.env,
         VMSPOOL_JOB: c.id,
         VMSPOOL_EPOCH: String(c.epoch),
         VMSPOOL_NAME: c.answer,
