@@ -54,18 +54,24 @@ need_packages() {
   [ $# = 0 ] || apt_install "$@"
 }
 
-# An npm installation is complete when npm has written its own record of it, and up to date when that is not older than
-# package-lock.json. (An installed vmspool has no package-lock.json and brought its packages with it.)
+# Whether node_modules holds what package-lock.json names, by npm's own record of what it installed: by content, not by
+# time, because an npm ci that was not needed would pull the packages away from under whoever uses them.
+modules_are_current() {
+  [ -x node_modules/.bin/node ] && [ -f node_modules/.package-lock.json ] && node_modules/.bin/node -e '
+    const wanted = require("./package-lock.json").packages, there = require("./node_modules/.package-lock.json").packages
+    const missing = ([path, p]) => path !== "" && !p.optional && !p.dev && !p.devOptional && there[path]?.version !== p.version
+    process.exit(Object.entries(wanted).some(missing) ? 1 : 0)' 2>/dev/null
+}
+
+# An installed vmspool has no package-lock.json and brought its packages with it.
 need_node_modules() {
   cd "$home"
-  if [ -f package-lock.json ]; then
-    record=node_modules/.package-lock.json
-    if [ ! -f "$record" ] || [ package-lock.json -nt "$record" ] || ! "$vmspool" --version >/dev/null 2>&1; then
-      have npm || apt_install nodejs npm
-      say "Installing the project's packages, its own Node among them (npm ci)"
-      npm ci --no-audit --no-fund --loglevel=error >&2 || missing "npm ci failed in $home (see above): check the network and the registry npm is configured for."
-      touch "$record"
-    fi
+  if [ -f package-lock.json ] && ! modules_are_current; then
+    # npm ci empties the folder first, also through a link: somebody else's folder.
+    [ ! -L node_modules ] || missing "$home/node_modules is a link and does not hold what package-lock.json names. Remove the link, or run npm ci where it leads to."
+    have npm || apt_install nodejs npm
+    say "Installing the project's packages, its own Node among them (npm ci)"
+    npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2 || missing "npm ci failed in $home (see above): check the network and the registry npm is configured for."
   fi
   "$vmspool" --version >/dev/null || missing "vmspool does not start (see above)."
   cd - >/dev/null
