@@ -1,6 +1,6 @@
 /** Diagnostics the way compilers print them, so that editors can jump to them. */
 import type { Diagnostic } from '../manifest/index.ts'
-import { sentenceOf } from '../client/manifest-files.ts'
+import { sentenceOf } from '../client/errors.ts'
 import { type Paint, painted } from './output.ts'
 
 /** "file:3:18: error: disks[0].source_format: …" with what is allowed and what was probably meant on lines of their own. */

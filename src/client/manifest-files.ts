@@ -9,30 +9,7 @@ import {
   parseManifest,
   safeName,
 } from '../manifest/index.ts'
-import { ClientError } from './errors.ts'
-
-/** A manifest with errors: what `vmspool check` prints. */
-export class ManifestError extends ClientError {
-  readonly file: string
-  readonly diagnostics: readonly Diagnostic[]
-  constructor(file: string, diagnostics: readonly Diagnostic[]) {
-    const errors = diagnostics.filter((d) => d.severity === 'error')
-    const first = errors[0] ?? diagnostics[0]
-    const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : ''
-    super(
-      65,
-      `${file} is not a valid manifest: ${first === undefined ? 'it cannot be read.' : sentenceOf(first)}${more}`,
-    )
-    this.name = 'ManifestError'
-    this.file = file
-    this.diagnostics = diagnostics
-  }
-}
-
-/** A diagnostic as one sentence that says where. */
-export function sentenceOf(d: Diagnostic): string {
-  return d.path === '' || d.message.startsWith(d.path) ? d.message : `${d.path}: ${d.message}`
-}
+import { ClientError, ManifestError } from './errors.ts'
 
 export interface Prepared {
   bytes: Uint8Array

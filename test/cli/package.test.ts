@@ -10,7 +10,12 @@ import { tempDir } from '../support/temp.ts'
 
 const exec = promisify(execFile)
 const node = join(home, 'node_modules/.bin/node')
-const env = { ...process.env, PATH: `${join(home, 'node_modules/.bin')}:${process.env.PATH}`, NO_COLOR: '1' }
+const env = {
+  ...process.env,
+  PATH: `${join(home, 'node_modules/.bin')}:${process.env.PATH}`,
+  NO_COLOR: '1',
+  NODE_DISABLE_COMPILE_CACHE: '1',
+}
 
 /** Packs a copy of the checkout (the build writes dist/), unpacks it below node_modules and links the dependencies there. */
 async function installed(dir: string): Promise<string> {

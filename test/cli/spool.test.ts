@@ -122,9 +122,12 @@ describe('with an agent', () => {
     const late = await run(['submit', '--wait', '--timeout', '1s', file])
     expect(late.code).toBe(124)
     expect(late.err).toMatch(/Job [0-9A-Z]{26} had not ended after 1 s|The drop long\..* had not ended/)
+    let sent = false
     const interrupted = await run(['status', 'long', '--wait'], {
       onOutput: (text, kill) => {
-        if (text.includes('long (')) kill('SIGINT')
+        if (sent || !text.includes('long (')) return
+        sent = true
+        kill('SIGINT')
       },
     })
     expect(interrupted).toMatchObject({ code: 130, err: expect.stringContaining('The wait was interrupted; job') })

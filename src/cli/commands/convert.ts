@@ -1,23 +1,15 @@
 import { access } from 'node:fs/promises'
 import { extname, resolve } from 'node:path'
 import { Command, Option } from 'commander'
+import { ManifestError } from '../../client/errors.ts'
 import type { Prepared } from '../../client/manifest-files.ts'
 import type { Place } from '../../client/place.ts'
 import { diagnosticText } from '../diagnostics.ts'
 import { CliError, exitCodes } from '../errors.ts'
-import { out, say, wantsColour } from '../output.ts'
-import { type SpoolOptions, spoolOptions } from '../spool-options.ts'
-import { type WaitFlags, waitFlags } from '../waiting.ts'
-
-export interface ConvertOptions extends SpoolOptions, WaitFlags {
-  output: string
-  name?: string
-  format?: string
-  compress?: boolean
-  direct?: boolean
-  overwrite?: boolean
-  dryRun?: boolean
-}
+import { say, wantsColour } from '../output.ts'
+import type { ConvertOptions } from '../convert/options.ts'
+import { spoolOptions } from '../spool-options.ts'
+import { waitFlags } from '../waiting.ts'
 
 export default function define(): Command {
   const command = new Command('convert')
@@ -73,9 +65,7 @@ async function run(source: string, o: ConvertOptions): Promise<void> {
 
 /** The manifest of the source, with what the command line says put over it. */
 async function prepare(source: string, o: ConvertOptions): Promise<Prepared> {
-  const { diskManifest, isDiskFile, ManifestError, prepareBytes, prepareManifest } = await import(
-    '../../client/manifest-files.ts'
-  )
+  const { diskManifest, isDiskFile, prepareBytes, prepareManifest } = await import('../../client/manifest-files.ts')
   const colour = wantsColour(process.stderr)
   try {
     if (isDiskFile(source)) {
@@ -158,8 +148,4 @@ async function refuseExisting(dir: string, name: string): Promise<void> {
     exitCodes.cannotCreate,
     `${dir} holds ${found.join(', ')} already. Choose another folder or --name, or replace them with --overwrite.`,
   )
-}
-
-export function printPaths(paths: readonly string[]): void {
-  for (const path of paths) out(path)
 }

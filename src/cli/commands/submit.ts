@@ -1,4 +1,5 @@
 import { Command } from 'commander'
+import { ManifestError } from '../../client/errors.ts'
 import type { Prepared } from '../../client/manifest-files.ts'
 import { diagnosticText } from '../diagnostics.ts'
 import { exitCodes, explain } from '../errors.ts'
@@ -49,7 +50,7 @@ async function run(files: string[], o: Options): Promise<void> {
 
 /** Checks every file before the first is dropped: half of a batch is worse than none. */
 async function prepareAll(files: readonly string[]): Promise<Prepared[] | undefined> {
-  const { diskManifest, isDiskFile, ManifestError, prepareManifest } = await import('../../client/manifest-files.ts')
+  const { diskManifest, isDiskFile, prepareManifest } = await import('../../client/manifest-files.ts')
   const { access } = await import('node:fs/promises')
   const prepared: Prepared[] = []
   const colour = wantsColour(process.stderr)

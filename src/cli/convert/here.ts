@@ -4,12 +4,11 @@ import { convertDirectly } from '../../jobs/direct.ts'
 import type { AbortReason, JobProgress } from '../../jobs/types.ts'
 import type { ConvertManifest } from '../../manifest/index.ts'
 import type { JobStatus } from '../../spool/index.ts'
-import type { ConvertOptions } from '../commands/convert.ts'
-import { printPaths } from '../commands/convert.ts'
 import { CliError, exitCodes } from '../errors.ts'
 import { out, say } from '../output.ts'
 import { progressView } from '../progress.ts'
 import { interruptSignal } from '../waiting.ts'
+import { type ConvertOptions, printPaths } from './options.ts'
 
 /** Runs the agent's own engine in this process. */
 export async function convertHere(place: Place, prepared: Prepared, o: ConvertOptions): Promise<void> {

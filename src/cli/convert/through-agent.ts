@@ -3,10 +3,9 @@ import type { Prepared } from '../../client/manifest-files.ts'
 import type { Place } from '../../client/place.ts'
 import { errorTextOf } from '../../client/status.ts'
 import { dropManifest } from '../../client/submit.ts'
-import type { ConvertOptions } from '../commands/convert.ts'
-import { printPaths } from '../commands/convert.ts'
 import { CliError, exitCodes } from '../errors.ts'
 import { interruptSignal, waitForAll } from '../waiting.ts'
+import { type ConvertOptions, printPaths } from './options.ts'
 
 /** Submits, waits, and copies the answer out of the spool. */
 export async function convertThroughAgent(place: Place, prepared: Prepared, o: ConvertOptions): Promise<void> {
