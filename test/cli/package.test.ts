@@ -10,16 +10,18 @@ import { tempDir } from '../support/temp.ts'
 
 const exec = promisify(execFile)
 const node = join(home, 'node_modules/.bin/node')
-const env = {
+/** npm and tsc keep caches in the temporary folder: in ours, they go with it. */
+const envIn = (dir: string): NodeJS.ProcessEnv => ({
   ...process.env,
   PATH: `${join(home, 'node_modules/.bin')}:${process.env.PATH}`,
   NO_COLOR: '1',
-  NODE_DISABLE_COMPILE_CACHE: '1',
-}
+  TMPDIR: dir,
+})
 
 /** Packs a copy of the checkout (the build writes dist/), unpacks it below node_modules and links the dependencies there. */
 async function installed(dir: string): Promise<string> {
   const copy = join(dir, 'checkout')
+  const env = envIn(dir)
   const paths = [
     'bin',
     'src',
@@ -58,6 +60,7 @@ async function installed(dir: string): Promise<string> {
 test('packed, installed and used: program, library, types', { timeout: 180_000 }, async () => {
   await using dir = await tempDir()
   const project = await installed(dir.path)
+  const env = envIn(dir.path)
   const root = join(project, 'node_modules/vmspool')
   const files = (await readdir(root, { recursive: true })).sort()
   expect(files.filter((f) => /^(src|test|bench|node_modules)\//.test(f))).toEqual([])
