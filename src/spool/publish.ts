@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { supersedeAnswer } from './answers.ts'
 import { errno } from './errors.ts'
 import { ensureDurableDir, listed, move, namesIn, removeFile, removeTree, syncIfThere } from './moves.ts'
-import { type JobName, isPolled, laneFolder, parseJobName, publicationOrder, renamed } from './names.ts'
+import { type JobName, isPolled, laneFolder, parseJobName, publicationOrder, renamed, type Outcome } from './names.ts'
 import { anyInAccept } from './accept.ts'
 import { settlePayload } from './payload.ts'
 import { type JobRecord, readRecord } from './record.ts'
@@ -17,6 +17,7 @@ import { readLane } from './ticket.ts'
 export interface Published {
   name: JobName
   record: JobRecord
+  outcome: Outcome
   /** the name's answer is this job's; false when a later job took the name */
   visible: boolean
 }
@@ -97,7 +98,7 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
   if (await move(s, committed, join(l[name.outcome!], final.file))) {
     await s.sync(l[name.outcome!])
     await removeScratch(s, name)
-    return { name: final, record, visible }
+    return { name: final, record, outcome: name.outcome!, visible }
   }
   return undefined
 }

@@ -33,11 +33,13 @@ runs on this host, 77 permission, 78 the configuration has errors.`,
 async function run(name: string | undefined, o: Options): Promise<void> {
   const { defaultInstance } = await import('../../client/place.ts')
   const { runAgent } = await import('../../agent/index.ts')
+  const { version } = await import('../version.ts')
   const instance = name ?? (process.env.VMSPOOL_INSTANCE || defaultInstance)
   process.exitCode = await runAgent({
     instance,
     root: o.root,
     configFile: o.config,
     worker: o.worker === true,
+    version: version(),
   })
 }

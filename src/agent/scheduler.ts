@@ -1,0 +1,156 @@
+/**
+ * What runs next. A sliding window of weights: as soon as the next job in order fits, it is claimed; a heavy one that does
+ * not fit yet is waited for, so that light ones cannot starve it. Whether a claim succeeds only the spool decides.
+ */
+import PQueue from 'p-queue'
+import { handlers } from '../jobs/registry.ts'
+import { claim, errno, type JobName, type JobRecord, readRecord } from '../spool/index.ts'
+import { join } from 'node:path'
+import { type RunnerDeps, runClaim } from './runner.ts'
+import { type Agent, heldBecause } from './state.ts'
+
+export interface Scheduler {
+  /** looks for work; cheap, and does nothing when nothing fits */
+  dispatch(): void
+  /** of a job that was just accepted, so that its record need not be read for its weight */
+  remember(name: JobName, record: JobRecord): void
+  /** runs a claim that a heartbeat found: we own it, but never heard so */
+  adopt(c: Parameters<typeof runClaim>[2]): void
+  used(): number
+  /** the job that is next and does not fit yet */
+  waiting(): JobName | undefined
+  /** jobs of one lane are waiting behind this id */
+  behind(key: string): string | undefined
+  /** the lanes may have moved */
+  laneMoved(key?: string): void
+  setWeight(weight: number): void
+  idle(): Promise<void>
+}
+
+/** Weights of accepted jobs; a job that fell out is read again. */
+const MAX_REMEMBERED = 100_000
+
+export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
+  // Each unit of weight is a slot of the queue; a job of weight 3 brings two companions that only wait for it.
+  const queue = new PQueue({ concurrency: a.config.concurrency.weight })
+  const weights = new Map<string, number>()
+  const busy = new Map<string, string>()
+  let next: JobName | undefined
+  let going = false
+  let again = false
+
+  function weigh(record: JobRecord): number {
+    const h = handlers.get(record.kind)
+    const w = record.rejected || !h ? 1 : h.weight(record.manifest)
+    return Number.isFinite(w) && w >= 1 ? Math.floor(w) : 1
+  }
+  async function weightOf(name: JobName): Promise<number | undefined> {
+    const known = weights.get(name.id)
+    if (known !== undefined) return known
+    try {
+      return weigh(await readRecord(a.spool, join(a.spool.layout.new, name.file)))
+    } catch (e) {
+      if (errno(e) === 'ENOENT') return undefined // another agent has it
+      return 1
+    }
+  }
+  function start(weight: number, task: () => Promise<void>): void {
+    const done = task()
+    for (let i = 0; i < weight; i++) void queue.add(() => done)
+    void done.finally(scheduler.dispatch)
+  }
+  async function tryRun(name: JobName, weight: number): Promise<void> {
+    try {
+      const r = await claim(a.spool, name)
+      if (r.state === 'lane-busy') {
+        busy.set(name.key, r.behind)
+        a.plan?.block(name)
+        return
+      }
+      if (r.state === 'gone') return
+      weights.delete(name.id)
+      a.lastMove = performance.now()
+      await runClaim(a, deps, r.claim, weight)
+    } catch (e) {
+      // A claim whose rename happened all the same is found by the next heartbeat.
+      a.log.error('claim.failed', { job: name.id, error: e })
+      a.metrics.inc('vmspool_loop_errors_total', { loop: 'claim' })
+    } finally {
+      a.inFlight.delete(name.id)
+    }
+  }
+
+  async function look(): Promise<void> {
+    const plan = a.plan
+    if (!plan) return
+    while (heldBecause(a) === undefined) {
+      const jobs = a.config.concurrency.jobs
+      if (queue.pending >= queue.concurrency || (jobs > 0 && a.inFlight.size >= jobs)) return
+      const name = plan.next()
+      next = undefined
+      if (!name) return
+      if (a.inFlight.has(name.id)) continue
+      const behind = busy.get(name.key)
+      if (behind !== undefined && behind !== name.id) {
+        plan.block(name)
+        continue
+      }
+      const wanted = await weightOf(name)
+      if (wanted === undefined) continue
+      const weight = Math.min(wanted, queue.concurrency)
+      if (queue.pending + weight > queue.concurrency || heldBecause(a) !== undefined) {
+        // Back into the plan: something more urgent may come before there is room.
+        next = name
+        plan.block(name)
+        plan.release(name.key)
+        return
+      }
+      a.inFlight.add(name.id)
+      start(weight, () => tryRun(name, weight))
+    }
+  }
+
+  const scheduler: Scheduler = {
+    dispatch() {
+      if (going) {
+        again = true
+        return
+      }
+      going = true
+      void look()
+        .catch((e) => a.log.error('dispatch.failed', { error: e }))
+        .finally(() => {
+          going = false
+          if (again) {
+            again = false
+            scheduler.dispatch()
+          }
+        })
+    },
+    remember(name, record) {
+      if (weights.size < MAX_REMEMBERED) weights.set(name.id, weigh(record))
+    },
+    adopt(c) {
+      if (a.inFlight.has(c.name.id)) return
+      a.inFlight.add(c.name.id)
+      const weight = Math.min(weigh(c.record), queue.concurrency)
+      start(weight, () => runClaim(a, deps, c, weight).finally(() => a.inFlight.delete(c.name.id)))
+    },
+    used: () => queue.pending,
+    waiting: () => next,
+    behind: (key) => busy.get(key),
+    laneMoved(key) {
+      if (key === undefined) busy.clear()
+      else {
+        busy.delete(key)
+        a.plan?.release(key)
+      }
+    },
+    setWeight(weight) {
+      queue.concurrency = weight
+      scheduler.dispatch()
+    },
+    idle: () => queue.onIdle(),
+  }
+  return scheduler
+}

@@ -1,0 +1,65 @@
+/** What the parts of one agent share. Changed by the event loop alone, so no lock guards it. */
+import type { Config } from '../config/index.ts'
+import type { AbortReason, JobProgress } from '../jobs/types.ts'
+import type { Logger, Metrics } from '../observe/index.ts'
+import type { Claim, JobName, Plan, Spool } from '../spool/index.ts'
+import type { Events } from './events.ts'
+import type { LoopHealth } from './loop.ts'
+
+export interface RunningJob {
+  name: JobName
+  claim: Claim
+  weight: number
+  started_at: string
+  /** monotonic, ms */
+  since: number
+  abort(reason: AbortReason): void
+  aborted?: AbortReason
+  progress: JobProgress
+  /** the handler has returned; the outcome is being committed */
+  ending: boolean
+}
+
+export interface Agent {
+  readonly spool: Spool
+  readonly log: Logger
+  readonly metrics: Metrics
+  readonly events: Events
+  readonly started: Date
+  readonly worker: boolean
+  readonly version: string
+  config: Config
+  plan: Plan | undefined
+  /** by job id */
+  readonly running: Map<string, RunningJob>
+  /** job ids between the decision to claim and the end of everything that follows it */
+  readonly inFlight: Set<string>
+  /** every owner id this process ever had: attempts under them have ended when they are not running */
+  readonly ownOwners: Set<string>
+  readonly loops: LoopHealth[]
+  paused: boolean
+  /** no new work is begun; ends when nothing runs any more */
+  draining: boolean
+  diskFull: { free_bytes: number; reserve_bytes: number } | undefined
+  /** monotonic time when a job was last taken, moved on or ended */
+  lastMove: number
+  /** nothing may be begun under the present owner: it was fenced and a new one is being started */
+  fenced: boolean
+  /** set by the scheduler: something changed that may let a job start */
+  dispatch(): void
+  /** set by the publisher: something lies in committed/ */
+  publish(): void
+}
+
+/** Why the queue does not move just now, for status files; undefined when it does. */
+export function heldBecause(a: Agent): string | undefined {
+  if (a.paused)
+    return `the instance is paused (resume it with: vmspool daemon resume --instance ${a.spool.layout.instance})`
+  if (a.draining) return 'the agent is draining: it begins nothing new, and the next agent goes on'
+  if (a.fenced) return 'the agent lost its lease and is starting again'
+  if (a.diskFull) {
+    const mib = (n: number): string => `${Math.round(n / 1_048_576)} MiB`
+    return `the disk is full: ${mib(a.diskFull.free_bytes)} free below ${a.spool.layout.output}, ${mib(a.diskFull.reserve_bytes)} must stay free (space.reserve_bytes)`
+  }
+  return undefined
+}

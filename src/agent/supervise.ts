@@ -1,0 +1,148 @@
+/** The supervisor's rounds: proving that we live, taking over from the dead, publishing, promoting, cancelling, cleaning up. */
+import { statfs } from 'node:fs/promises'
+import {
+  cancelRequests,
+  heartbeat,
+  isPaused,
+  openClaim,
+  processCancels,
+  promoteDue,
+  publishCommitted,
+  reapDead,
+  retain,
+  startOwner,
+  sweepStatus,
+  tidyOld,
+} from '../spool/index.ts'
+import type { Finished } from './runner.ts'
+import type { Scheduler } from './scheduler.ts'
+import type { Agent } from './state.ts'
+
+/** Runs with the heartbeat: what the claimed/ folder says counts, not what we remember. */
+export async function heartbeatRound(a: Agent, scheduler: Scheduler): Promise<void> {
+  if (a.fenced) {
+    await startAnew(a)
+    return
+  }
+  const before = new Set(a.inFlight)
+  const running = [...a.running.values()]
+  const { fenced, owned } = await heartbeat(a.spool)
+  if (fenced) {
+    a.fenced = true
+    a.log.error('owner.fenced', { owner: a.spool.owner?.id, running: running.length })
+    a.metrics.inc('vmspool_fenced_total')
+    await startAnew(a)
+    return
+  }
+  const files = new Set(owned.map((n) => n.file))
+  for (const job of running) {
+    if (files.has(job.name.file) || job.ending) continue
+    job.abort({ kind: 'fenced', message: 'Another agent took this job over.' })
+  }
+  for (const name of owned) {
+    if (before.has(name.id) || a.inFlight.has(name.id)) continue
+    // Ours, and nobody here works on it: a claim whose reply was lost, or an attempt that broke off.
+    const found = await openClaim(a.spool, name)
+    a.log.warn('claim.found', { job: name.id, taken_up: found !== undefined })
+    if (found) scheduler.adopt(found)
+  }
+}
+
+/** Our folders are gone: everything under the old owner ends, then we go on under a new one. */
+async function startAnew(a: Agent): Promise<void> {
+  for (const job of a.running.values()) job.abort({ kind: 'fenced', message: 'The agent lost its lease.' })
+  const deadline = performance.now() + a.config.timeouts.kill_grace * 2
+  while (a.running.size > 0 && performance.now() < deadline) await new Promise((r) => setTimeout(r, 50))
+  await startOwner(a.spool, { role: a.worker ? 'worker' : 'main', version: a.version })
+  if (a.spool.owner) a.ownOwners.add(a.spool.owner.id)
+  a.fenced = false
+  await a.plan?.refresh(true)
+  a.log.info('owner.started', { owner: a.spool.owner?.id })
+  a.dispatch()
+}
+
+export async function reapRound(a: Agent, scheduler: Scheduler, kickIntake: () => void): Promise<void> {
+  if (a.fenced || !a.spool.owner) return
+  const r = await reapDead(a.spool)
+  if (r.deadOwners.length === 0) return
+  for (const owner of r.deadOwners) a.log.warn('owner.dead', { owner })
+  for (const name of r.reaped) {
+    a.metrics.inc('vmspool_jobs_reaped_total')
+    a.events.add({ event: 'reaped', job: name.id, epoch: name.epoch, crashes: name.crashes })
+    a.log.warn('job.reaped', { job: name.id, epoch: name.epoch, crashes: name.crashes })
+    a.plan?.add(name)
+  }
+  if (r.givenUp.length > 0) a.publish()
+  if (r.takenOver > 0) kickIntake()
+  scheduler.laneMoved()
+  a.dispatch()
+}
+
+const STATES = { done: 'succeeded', failed: 'failed', cancelled: 'cancelled', rejected: 'rejected' } as const
+
+export async function publishRound(a: Agent, scheduler: Scheduler, finished: Map<string, Finished>): Promise<void> {
+  const published = await publishCommitted(a.spool, {
+    onError: (name, error) => a.log.error('publish.failed', { job: name.id, error }),
+  })
+  for (const { name, record, visible, outcome } of published) {
+    const info = finished.get(name.id)
+    finished.delete(name.id)
+    a.metrics.inc('vmspool_jobs_published_total', { outcome })
+    a.events.add({
+      event: 'finished',
+      job: name.id,
+      name: record.answer,
+      kind: record.kind,
+      state: STATES[outcome],
+      epoch: name.epoch,
+      drop_file: record.drop.file,
+      bytes: record.drop.bytes,
+      visible,
+      ...info,
+    })
+    scheduler.laneMoved(name.key)
+  }
+  if (published.length > 0) a.dispatch()
+}
+
+/** Once a second: what others ask of us, and what has come due. */
+export async function tickRound(a: Agent): Promise<void> {
+  if (a.fenced || !a.spool.owner) return
+  a.paused = await isPaused(a.spool)
+  for (const { id, by } of await cancelRequests(a.spool)) {
+    a.running.get(id)?.abort({ kind: 'cancel', message: `The job was cancelled by ${by}.` })
+  }
+  const cancelled = await processCancels(a.spool)
+  for (const name of cancelled) a.log.info('job.cancelled', { job: name.id })
+  if (cancelled.length > 0) a.publish()
+  for (const name of await promoteDue(a.spool)) a.plan?.add(name)
+  await a.plan?.refresh()
+  a.dispatch()
+}
+
+/** A disk that is nearly full holds the queue: what runs goes on and watches for itself. */
+export async function spaceRound(a: Agent): Promise<void> {
+  const s = await statfs(a.spool.layout.output)
+  const free_bytes = s.bavail * s.bsize
+  const { reserve_bytes } = a.config.space
+  const full = free_bytes < reserve_bytes ? { free_bytes, reserve_bytes } : undefined
+  if ((full === undefined) !== (a.diskFull === undefined)) {
+    a.log[full ? 'error' : 'info'](full ? 'disk.full' : 'disk.free', {
+      free_bytes,
+      reserve_bytes,
+      output: a.spool.layout.output,
+    })
+  }
+  a.diskFull = full
+  if (!full) a.dispatch()
+}
+
+export async function cleanupRound(a: Agent): Promise<void> {
+  if (a.fenced || !a.spool.owner) return
+  await tidyOld(a.spool)
+  const mended = await sweepStatus(a.spool)
+  if (mended > 0) a.log.info('status.mended', { files: mended })
+  const r = a.config.retention
+  const removed = await retain(a.spool, { done_ms: r.done, failed_ms: r.failed, superseded_ms: r.superseded })
+  if (removed > 0) a.log.info('retention.removed', { jobs: removed })
+}

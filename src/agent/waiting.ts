@@ -1,0 +1,35 @@
+/** No silence: the jobs that wait say what for, and say it anew when that changes. */
+import { listJobs, statusOf, writeStatus } from '../spool/index.ts'
+import type { Scheduler } from './scheduler.ts'
+import { type Agent, heldBecause } from './state.ts'
+
+/** So many of those next in turn are kept current; the others say what was true when they came. */
+const CURRENT = 50
+/** Above this the listing costs more than the word is worth at every round. */
+const MANY = 10_000
+
+export function waitingRound(a: Agent, scheduler: Scheduler): () => Promise<void> {
+  const said = new Map<string, string>()
+  return async () => {
+    if (a.fenced || (a.plan?.size ?? 0) > MANY) return
+    const jobs = await listJobs(a.spool, { states: ['new'], limit: CURRENT })
+    const now = new Set(jobs.map((j) => j.name.id))
+    for (const id of said.keys()) if (!now.has(id)) said.delete(id)
+    for (const [i, job] of jobs.entries()) {
+      if (a.inFlight.has(job.name.id)) continue
+      const behind = scheduler.behind(job.name.key)
+      const why =
+        heldBecause(a) ??
+        (behind !== undefined && behind !== job.name.id
+          ? `job ${behind} of the same name, which was accepted before it`
+          : a.running.size > 0
+            ? `a free slot: ${a.running.size} jobs run here (concurrency.weight ${a.config.concurrency.weight}), ${i} wait before it`
+            : 'its turn')
+      if (said.get(job.name.id) === why) continue
+      const status = await statusOf(a.spool, job)
+      if (status.state !== 'queued' || a.inFlight.has(job.name.id)) continue
+      said.set(job.name.id, why)
+      if (status.waiting_on !== why) await writeStatus(a.spool, { ...status, waiting_on: why })
+    }
+  }
+}
