@@ -152,7 +152,7 @@ interface Seen {
 async function run(root: string, scene: string, strace: string[]): Promise<Seen> {
   const child = spawn(node, [worker, root, scene], {
     stdio: ['pipe', 'pipe', 'pipe'],
-    env: { ...process.env, UV_THREADPOOL_SIZE: '1', UV_USE_IO_URING: '0' },
+    env: { ...process.env, UV_THREADPOOL_SIZE: '1', UV_USE_IO_URING: '0', NODE_COMPILE_CACHE: join(root, '../cache') },
   })
   const output = collect(child)
   const ended = new Promise<NodeJS.Signals | null>((resolve) => child.on('close', (_code, signal) => resolve(signal)))
