@@ -1,4 +1,5 @@
 /** One agent of one instance, from its start to its last word. */
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Config, loadConfig } from '../config/index.ts'
 import { createLogger, createMetrics, type HealthServer, type Logger, startHealthServer } from '../observe/index.ts'
@@ -319,6 +320,8 @@ async function listen(
     live: () => liveness(a),
     metrics: () => a.metrics.scrape(),
   }
+  // A killed agent leaves its socket's name behind; the folder's lock, which we hold, says that nobody listens there.
+  rmSync(join(place.dir, 'health.sock'), { force: true })
   const servers: HealthServer[] = [await startHealthServer(source, { socket: join(place.dir, 'health.sock') })]
   try {
     if (config.metrics.listen !== undefined)

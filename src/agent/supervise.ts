@@ -118,6 +118,7 @@ export async function tickRound(a: Agent): Promise<void> {
   for (const name of await promoteDue(a.spool)) a.plan?.add(name)
   await a.plan?.refresh()
   a.dispatch()
+  await tidyOld(a.spool)
 }
 
 /** A disk that is nearly full holds the queue: what runs goes on and watches for itself. */
@@ -139,7 +140,6 @@ export async function spaceRound(a: Agent): Promise<void> {
 
 export async function cleanupRound(a: Agent): Promise<void> {
   if (a.fenced || !a.spool.owner) return
-  await tidyOld(a.spool)
   const mended = await sweepStatus(a.spool)
   if (mended > 0) a.log.info('status.mended', { files: mended })
   const r = a.config.retention

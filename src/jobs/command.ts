@@ -127,8 +127,8 @@ async function run(m: CommandManifest, c: JobContext<CommandManifest>): Promise<
     `${argv[0]} ended with ${ended}; expected was ${expected.length === 1 ? `exit code ${expected[0]}` : `one of the exit codes ${expected.join(', ')}`}.${words === '' ? '' : `\nIts last words:\n${words}`}`,
     {
       code: result.signal === null ? 'exit-code' : 'killed',
-      // A program's own failure is tried again as the manifest's `retry` says: sysexits' EX_TEMPFAIL and a foreign kill, without asking.
-      transient: m.command.retry_on_failure === true || result.exit_code === 75 || result.signal !== null,
+      // A program's own failure is tried again when its manifest speaks of `retry`; sysexits' EX_TEMPFAIL and a foreign kill always.
+      transient: m.retry !== undefined || result.exit_code === 75 || result.signal !== null,
       ...(result.exit_code === null ? {} : { exit_code: result.exit_code }),
       ...(result.signal === null ? {} : { signal: result.signal }),
       hint: `Read the whole output with: vmspool logs ${c.id}`,

@@ -112,19 +112,28 @@ async function settle(s: Spool, o: IntakeOptions, disks: string[]): Promise<{ na
   return out
 }
 
+/** A disk that stays unfinished for ten times the usual patience is taken all the same: its job then says what is wrong. */
+const LAST_PATIENCE = 10
+
 async function inspect(
   s: Spool,
   o: IntakeOptions,
   name: string,
 ): Promise<{ parts: string[]; source_format: string } | undefined> {
-  if (!o.inspectDrop) return { parts: [], source_format: name.slice(name.lastIndexOf('.') + 1).toLowerCase() }
+  const ext = name.slice(name.lastIndexOf('.') + 1).toLowerCase()
+  const asItIs = { parts: [], source_format: ext === 'img' ? 'raw' : ext }
+  if (!o.inspectDrop) return asItIs
+  let why: string
   try {
     const found = await o.inspectDrop(join(s.layout.queue, name))
     if (found.incomplete === undefined) return found
-    complain(s, name, found.incomplete)
+    why = found.incomplete
   } catch (error) {
-    complain(s, name, String((error as Error).message ?? error))
+    why = String((error as Error).message ?? error)
   }
+  const since = s.intake.bare.get(name)?.since ?? s.clock.mono()
+  if (s.clock.mono() - since >= LAST_PATIENCE * Math.max(1_000, o.settings.file_stable_ms)) return asItIs
+  complain(s, name, why)
   return undefined
 }
 

@@ -172,9 +172,14 @@ export function isPolled(file: string): boolean {
   return file.endsWith('.qcow2') || file.endsWith('.error')
 }
 
-/** The files of an answer in the order of publication: what pollers wait for comes last. */
+/**
+ * The files of an answer in the order of publication: what pollers wait for comes after all its parts, and the status that says
+ * how it ended after that, so that whoever reads "succeeded" finds the image.
+ */
 export function publicationOrder(files: readonly string[]): string[] {
-  const weight = (f: string) =>
-    f.endsWith('.qcow2') ? 3 : f.endsWith('.error') ? 2 : f.endsWith('.result.json') ? 1 : 0
+  const weight = (f: string) => {
+    const rank = ['.result.json', '.error', '.qcow2', '.status.json'].findIndex((end) => f.endsWith(end))
+    return rank + 1
+  }
   return [...files].sort((a, b) => weight(a) - weight(b) || (a < b ? -1 : 1))
 }

@@ -68,8 +68,8 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
   const attempt = join(l.work, name.id, `${name.epoch}-${name.owner}`)
   const jobDir = join(l.outputJobs, name.id)
   await ensureDurableDir(s, jobDir)
-  for (const file of await namesIn(s, join(attempt, 'own'), true))
-    await replace(s, join(attempt, 'own', file), join(jobDir, file))
+  const own = await namesIn(s, join(attempt, 'own'), true)
+  for (const file of own.filter((f) => f !== STATUS)) await replace(s, join(attempt, 'own', file), join(jobDir, file))
   await move(s, join(attempt, 'answer'), join(jobDir, 'answer'))
   await s.sync(jobDir)
 
@@ -88,9 +88,11 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
     else await supersedeAnswer(s, name.id)
     // What is published must not be undone by power loss once the ticket is gone.
     await Promise.all([s.sync(l.output), s.sync(jobDir)])
+    await tell(s, own, attempt, jobDir)
     if (older.length > 0) return undefined // a job leaves its lane in order: an older one must still see that we are later
     await removeFile(s, join(l.lanes, laneFolder(name.key), ticket.file))
   }
+  if (!ticket) await tell(s, own, attempt, jobDir)
   // Also when another publisher removed the ticket: the job must not be final while power loss could bring its ticket back.
   await syncIfThere(s, join(l.lanes, laneFolder(name.key)))
   await settlePayload(s, record, name.outcome!)
@@ -101,6 +103,15 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
     return { name: final, record, outcome: name.outcome!, visible }
   }
   return undefined
+}
+
+const STATUS = 'status.json'
+
+/** The job's own status says how it ended only when the answer lies where clients look: they wait for this file. */
+async function tell(s: Spool, own: readonly string[], attempt: string, jobDir: string): Promise<void> {
+  if (!own.includes(STATUS)) return
+  await replace(s, join(attempt, 'own', STATUS), join(jobDir, STATUS))
+  await s.sync(jobDir)
 }
 
 async function moveOut(s: Spool, from: string, to: string): Promise<void> {

@@ -87,12 +87,12 @@ test('a lane is ordered by ticket, then by id, and holds no stranger', () => {
   ])
 })
 
-test('what pollers wait for is published last', () => {
+test('what pollers wait for is published after its parts, the status last', () => {
   expect(publicationOrder(['w.qcow2', 'w.disks', 'w.result.json', 'w.status.json'])).toEqual([
     'w.disks',
-    'w.status.json',
     'w.result.json',
     'w.qcow2',
+    'w.status.json',
   ])
 })
 
