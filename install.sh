@@ -221,6 +221,9 @@ try() {
   need_packages
   need_node_modules
   instance=try-$$
+  # The control socket goes with the rest, instead of leaving a folder in /run.
+  mkdir -m 700 "$work/run"
+  export VMSPOOL_RUNTIME_DIR="$work/run"
 
   if [ -z "$disk" ]; then
     say "Making a guest disk and exporting it the way VMware does: $work/export"

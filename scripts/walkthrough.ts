@@ -19,6 +19,7 @@ const env: NodeJS.ProcessEnv = {
   NO_COLOR: '1',
   VMSPOOL_ROOT: join(work, 'spool'),
   VMSPOOL_INSTANCE: 'demo',
+  VMSPOOL_RUNTIME_DIR: join(work, 'run'),
 }
 let agent: ChildProcess | undefined
 

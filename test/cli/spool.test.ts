@@ -261,7 +261,7 @@ describe('with an agent', () => {
     let back = false
     const waited = await run(['submit', '--wait', '--agent-grace', 'never', file], {
       onOutput: (text) => {
-        if (!killed && text.includes('running')) {
+        if (!killed && /survivor .*: run/.test(text)) {
           killed = true
           void agent.kill()
         }
