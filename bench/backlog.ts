@@ -18,7 +18,7 @@ export interface BacklogFigures {
 
 /** Start-up and memory with `n` jobs waiting in a paused instance, then the speed of the first `sample` dispatches. */
 export async function backlog(dir: string, n: number, sample: number): Promise<BacklogFigures> {
-  await using b = await bed(dir, { concurrency: { weight: 2 }, intake: { bare_disks: 'off' }, log: { level: 'warn' } })
+  await using b = await bed(dir, { concurrency: { weight: 2 }, intake: { bare_disks: 'off' } })
   await (await b.start()).stop()
   const s = await openSpool({ layout: b.layout })
   await setPaused(s, true, 'the benchmark')

@@ -16,7 +16,7 @@ export interface Queue extends AsyncDisposable {
 }
 
 export async function vmspoolQueue(dir: string, weight: number): Promise<Queue & { bed: Bed; pid: number }> {
-  const b = await bed(dir, { concurrency: { weight }, intake: { bare_disks: 'off' }, log: { level: 'warn' } })
+  const b = await bed(dir, { concurrency: { weight }, intake: { bare_disks: 'off' } })
   const agent = await b.start()
   let submitted = 0
   const drop = async (argv: readonly string[]) => {

@@ -185,7 +185,7 @@ async function audit(b: Bed, expected: Map<string, 'done' | 'failed'>, report: C
     if (ids.length === 0) report.lost.push(label)
     if (ids.length > 1) report.doubles.push(`${label} became the jobs ${ids.join(', ')}.`)
   }
-  // A commit is told of once, by the agent whose rename decided it; an agent killed in between tells nothing.
+  // Its end is told of once, by the agent whose rename made it final; an agent killed in between tells nothing.
   const told = new Map<string, string[]>()
   for (const line of (await readFile(join(b.layout.daemon, 'events.jsonl'), 'utf8')).split('\n')) {
     let event: { event?: string; job?: string; owner?: string; epoch?: number }
@@ -194,14 +194,12 @@ async function audit(b: Bed, expected: Map<string, 'done' | 'failed'>, report: C
     } catch {
       continue // cut off by a kill
     }
-    if (!event.job || !finalEvents.has(event.event ?? '')) continue
+    if (!event.job || event.event !== 'finished') continue
     told.set(event.job, [...(told.get(event.job) ?? []), `${event.event} by ${event.owner} in epoch ${event.epoch}`])
   }
   for (const [job, commits] of told)
     if (commits.length > 1) report.doubles.push(`${job} was committed ${commits.join(' and ')}.`)
 }
-
-const finalEvents = new Set(['succeeded', 'failed', 'cancelled', 'rejected'])
 
 export function summary(r: ChaosReport): string {
   const problems = [...r.lost.map((l) => `lost: ${l}`), ...r.doubles, ...r.wrong].slice(0, 20)

@@ -63,7 +63,9 @@ describe.concurrent('a manifest becomes verified disks', () => {
     expect(await answerFiles(b, 'web')).not.toContain('web.error')
     const result = await readJson(join(b.layout.output, 'web.result.json'))
     expect(result).toMatchObject({ id: status.id, epoch: 0 })
-    expect(JSON.stringify(result)).toContain(await sha256(join(b.layout.output, 'web.qcow2')))
+    expect(result).toMatchObject({
+      artifacts: expect.arrayContaining([expect.objectContaining({ path: 'web.qcow2' })]),
+    })
     const report = await readJson(join(b.layout.output, 'web.report.json'))
     expect(report).toMatchObject({
       version: '1.0',
@@ -73,7 +75,7 @@ describe.concurrent('a manifest becomes verified disks', () => {
     const order = (await eventsOf(b)).filter((e) => e.job === status.id).map((e) => e.event)
     expect(order[0]).toBe('accepted')
     expect(order.indexOf('started')).toBeGreaterThan(0)
-    expect(order.at(-1)).toBe('succeeded')
+    expect(order.at(-1)).toBe('finished')
   })
 
   test('raw and vdi: the image, and a qcow2 for those who poll for it', async () => {

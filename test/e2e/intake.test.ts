@@ -149,7 +149,7 @@ describe.concurrent('intake', () => {
     await until(
       'every drop is answered once',
       async () => {
-        const rejected = await eventsOf(b, 'rejected')
+        const rejected = (await eventsOf(b, 'finished')).filter((e) => e.state === 'rejected')
         return drops.every((d) => rejected.some((e) => JSON.stringify(e).includes(`${d}.`)))
       },
       { also: agent.output },
@@ -176,7 +176,18 @@ describe.concurrent('intake', () => {
     const lone = await makeDisk(dir.path, 'lone', { size_mib: 4 })
     const named = await makeDisk(dir.path, 'named', { size_mib: 4 })
     await execa('cp', [lone.path, join(b.layout.queue, 'lone.vmdk')])
-    await writeFile(join(b.layout.queue, 'broken.qcow2'), 'this is no image')
+    // Whole, and refused: an image that would read a file of the host.
+    await execa('qemu-img', [
+      'create',
+      '-f',
+      'qcow2',
+      '-b',
+      '/etc/hostname',
+      '-F',
+      'raw',
+      join(b.layout.queue, 'broken.qcow2'),
+      '1M',
+    ])
     // The export writes its disk first, slowly, and then the manifest that names it.
     await execa('cp', [named.path, join(b.layout.queue, 'named.vmdk')])
     await drop(b, artifactManifest('export', [{ ...named, path: join(b.layout.queue, 'named.vmdk') }]))

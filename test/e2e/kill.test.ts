@@ -100,7 +100,7 @@ describe.concurrent('kill -9', () => {
       (await readdir(b.layout.owners)).filter((f) => f.endsWith('.json') && f.includes(`.${main.pid}.`))
     await until('the stalled agent has a new owner id', async () => (await owners()).length === 1)
     expect(await readJson(join(b.layout.output, 'slow.result.json'))).toMatchObject({ epoch: 1 })
-    expect((await eventsOf(b, 'succeeded')).filter((e) => e.name === 'slow')).toHaveLength(1)
+    expect((await eventsOf(b, 'finished')).filter((e) => e.name === 'slow')).toHaveLength(1)
     await audited(b)
   })
 })

@@ -1,7 +1,7 @@
 // A real agent in a real process: started, watched, stopped and killed by tests.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { type Layout, layoutOf } from '../../src/spool/index.ts'
 import { processesMarked } from './leaks.ts'
@@ -85,7 +85,7 @@ export async function bed(
       const [program, ...first] = [...(more.prefix ?? []), vmspool]
       const agent = watch(spawn(program!, [...first, ...argv], { env, stdio: ['ignore', 'pipe', 'pipe'], cwd: dir }))
       agents.push(agent)
-      if (o.wait !== false) await ready(agent, layout)
+      if (o.wait !== false) await ready(agent)
       return agent
     },
     async [Symbol.asyncDispose]() {
@@ -147,23 +147,14 @@ function watch(child: ChildProcess): RunningAgent {
   }
 }
 
-/** An agent is ready when its lease is there and, for a main agent, it holds the control socket. */
-async function ready(agent: RunningAgent, layout: Layout): Promise<void> {
+/** An agent says when it is ready: its lease is there and, for a main agent, its sockets are open. */
+async function ready(agent: RunningAgent): Promise<void> {
   await until(
     'the agent is ready',
-    async () => {
+    () => {
       if (!agent.alive()) throw new Error(`The agent ended before it was ready:\n${agent.output()}`)
-      return /"event":"(agent\.)?ready"/.test(agent.output()) || (await hasLease(agent.pid, layout))
+      return agent.output().includes('"event":"agent.ready"')
     },
-    { also: agent.output, every_ms: 10 },
+    { also: agent.output, every_ms: 5 },
   )
-}
-
-async function hasLease(pid: number, layout: Layout): Promise<boolean> {
-  for (const file of await readdir(layout.owners).catch(() => [])) {
-    if (!file.endsWith('.json') || file.startsWith('.')) continue
-    const lease = JSON.parse(await readFile(join(layout.owners, file), 'utf8').catch(() => '{}'))
-    if (lease.pid === pid) return true
-  }
-  return false
 }
