@@ -252,25 +252,32 @@ describe('with an agent', () => {
     await using b = await bed(dir.path, config)
     const run = fresh(b)
     const agent = await b.start()
-    const file = await writeManifest(
-      dir.path,
-      commandManifest('survivor', ['/bin/sh', '-c', `test -e ${join(dir.path, 'go')} || sleep 600`]),
-      's.json',
-    )
-    let killed = false
-    let back = false
+    // The first attempt never ends; the second one ends when the client has seen the second agent.
+    const [second, seen] = [join(dir.path, 'second'), join(dir.path, 'seen')]
+    const script = `if test -e ${second}; then until test -e ${seen}; do sleep 0.05; done; else sleep 600; fi`
+    const file = await writeManifest(dir.path, commandManifest('survivor', ['/bin/sh', '-c', script]), 's.json')
+    const step = { killed: false, restarted: false }
+    let failure: unknown
     const waited = await run(['submit', '--wait', '--agent-grace', 'never', file], {
-      onOutput: (text) => {
-        if (!killed && /survivor .*: run/.test(text)) {
-          killed = true
-          void agent.kill()
+      onOutput: (text, kill) => {
+        const giveUp = (error: unknown) => {
+          failure = error
+          kill('SIGINT')
         }
-        if (killed && !back && text.includes('is alive. Waiting for one to come back')) {
-          back = true
-          void writeFile(join(dir.path, 'go'), '').then(() => b.start())
+        if (!step.killed && /survivor .*: run/.test(text)) {
+          step.killed = true
+          agent.kill().catch(giveUp)
         }
+        if (!step.restarted && text.includes('is alive. Waiting for one to come back')) {
+          step.restarted = true
+          writeFile(second, '')
+            .then(() => b.start())
+            .catch(giveUp)
+        }
+        if (text.includes('is alive again.')) writeFile(seen, '').catch(giveUp)
       },
     })
+    expect(failure).toBeUndefined()
     expect(waited.code, waited.err).toBe(0)
     expect(waited.err).toContain(`No agent of "${b.instance}" is alive.`)
     expect(waited.err).toContain(`An agent of "${b.instance}" is alive again.`)
