@@ -1,4 +1,4 @@
-// Documents that can be held against the program are.
+// Documents that can be held against the program are. (After a change of the settings: node scripts/config-docs.ts)
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
