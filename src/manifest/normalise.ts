@@ -8,9 +8,6 @@ export interface ManifestDefaults {
   retry?: { max_attempts?: number; delay_ms?: number; factor?: number }
 }
 
-/** `retry` as DESIGN section 3 has it. */
-const standardRetry = { max_attempts: 3, delay_ms: 300_000, factor: 2 }
-
 /**
  * A checked manifest in the form the rest of the program reads: durations in milliseconds beside the original, paths
  * absolute, spelled-out variants reduced to one. Normalising twice changes nothing.
@@ -31,7 +28,6 @@ export function normalise(m: Manifest, o: { defaults?: ManifestDefaults; baseDir
   if (m.retry !== undefined) {
     const { delay } = m.retry as { delay?: unknown }
     out.retry = {
-      ...standardRetry,
       ...o.defaults?.retry,
       ...m.retry,
       ...(delay !== undefined && { delay_ms: parseDuration(delay) }),

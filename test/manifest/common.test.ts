@@ -13,7 +13,7 @@ describe('common fields', () => {
     expect(manifest).toMatchObject({
       timeout: '1h30m',
       timeout_ms: 5_400_000,
-      retry: { delay: '5m', delay_ms: 300_000, max_attempts: 3, factor: 2 },
+      retry: { delay: '5m', delay_ms: 300_000 }, // the rest comes from the agent's configuration
       not_before_ms: Date.UTC(2026, 4, 1, 20),
     })
   })

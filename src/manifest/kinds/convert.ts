@@ -191,5 +191,5 @@ export type ConvertManifest = z.output<typeof convertManifest> & Normalised & { 
 
 /** What normalising adds (see `normalise.ts`). */
 export interface Normalised {
-  retry?: { max_attempts: number; delay_ms: number; factor: number; [key: string]: unknown }
+  retry?: { max_attempts?: number; delay_ms?: number; factor?: number; [key: string]: unknown }
 }
