@@ -33,6 +33,8 @@ export interface ChaosReport {
   doubles: string[]
   /** jobs that ended otherwise than they must */
   wrong: string[]
+  /** jobs whose end was told of by two publishers of the same commit */
+  toldTwice: number
   fsckExit: number
   fsck: string
   duration_ms: number
@@ -73,6 +75,7 @@ export async function chaos(o: ChaosOptions): Promise<ChaosReport> {
     lost: [],
     doubles: [],
     wrong: [],
+    toldTwice: 0,
     fsckExit: -1,
     fsck: '',
     duration_ms: 0,
@@ -185,27 +188,29 @@ async function audit(b: Bed, expected: Map<string, 'done' | 'failed'>, report: C
     if (ids.length === 0) report.lost.push(label)
     if (ids.length > 1) report.doubles.push(`${label} became the jobs ${ids.join(', ')}.`)
   }
-  // Its end is told of once, by the agent whose rename made it final; an agent killed in between tells nothing.
+  // Two publishers of one commit may both tell of it; two commits would tell of two epochs, or of two outcomes.
   const told = new Map<string, string[]>()
   for (const line of (await readFile(join(b.layout.daemon, 'events.jsonl'), 'utf8')).split('\n')) {
-    let event: { event?: string; job?: string; owner?: string; epoch?: number }
+    let event: { event?: string; job?: string; epoch?: number; state?: string }
     try {
       event = JSON.parse(line)
     } catch {
       continue // cut off by a kill
     }
     if (!event.job || event.event !== 'finished') continue
-    told.set(event.job, [...(told.get(event.job) ?? []), `${event.event} by ${event.owner} in epoch ${event.epoch}`])
+    told.set(event.job, [...(told.get(event.job) ?? []), `${event.state} in epoch ${event.epoch}`])
   }
-  for (const [job, commits] of told)
-    if (commits.length > 1) report.doubles.push(`${job} was committed ${commits.join(' and ')}.`)
+  for (const [job, ends] of told) {
+    if (new Set(ends).size > 1) report.doubles.push(`${job} was committed ${ends.join(' and ')}.`)
+    if (ends.length > 1) report.toldTwice++
+  }
 }
 
 export function summary(r: ChaosReport): string {
   const problems = [...r.lost.map((l) => `lost: ${l}`), ...r.doubles, ...r.wrong].slice(0, 20)
   return [
     `${r.jobs} jobs, ${r.kills} SIGKILL, ${r.stops} SIGSTOP beyond the lease, ${Math.round(r.duration_ms / 1000)} s:`,
-    `${r.ended} ended, ${r.started} runs started, ${r.lost.length} lost, ${r.doubles.length} double commits, ${r.wrong.length} ended wrongly, fsck exit ${r.fsckExit}`,
+    `${r.ended} ended, ${r.started} runs started, ${r.lost.length} lost, ${r.doubles.length} double commits, ${r.wrong.length} ended wrongly, ${r.toldTwice} told of twice, fsck exit ${r.fsckExit}`,
     ...problems.map((p) => `  ${p}`),
     ...(r.fsckExit === 0 ? [] : [r.fsck.split('\n').slice(0, 20).join('\n')]),
   ].join('\n')

@@ -2,8 +2,7 @@
 import { mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { setPaused, openSpool } from '../../src/spool/index.ts'
-import { type Bed, bed } from '../support/agent.ts'
+import { type Bed, bed, control } from '../support/agent.ts'
 import { holds, makeDisk, type TestDisk } from '../support/disks.ts'
 import { type ArtifactManifest, artifactManifest, commandManifest, writeManifest } from '../support/manifests.ts'
 import { tempDir } from '../support/temp.ts'
@@ -29,14 +28,14 @@ async function exported(
   return { vm, disk, manifestPath: await writeManifest(path, change(artifactManifest(vm, [disk]))) }
 }
 
-/** The shortest interval that the real client takes is one second; its shortest timeout is a minute. */
+/** With the real client's own interval: it first looks five seconds after its drop, and takes what it finds then. */
 function client(b: Bed, e: Export, more: Partial<HyperexportOptions> = {}): Promise<PipelineResult> {
   return hyperexport({
     watchDir: b.layout.queue,
     outputDir: b.layout.output,
     manifestPath: e.manifestPath,
-    pollMs: 1000,
-    timeoutMs: 60_000,
+    pollMs: 5000,
+    timeoutMs: 120_000,
     ...more,
   })
 }
@@ -66,7 +65,9 @@ async function drops(b: Bed): Promise<number> {
 }
 
 describe.concurrent('hyperexport', () => {
-  test('five clients, five VMs, one constant file name: success, failure, no source, a stale result', async () => {
+  test('five clients, five VMs, one constant file name: success, failure, no source, a stale result', {
+    timeout: 180_000,
+  }, async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path)
     const exports = [
@@ -120,21 +121,22 @@ describe.concurrent('hyperexport', () => {
     })
   })
 
-  test('two clients export one VM: both get the disk of the job that was accepted last', async () => {
+  test('two clients export one VM: both get the disk of the job that was accepted last', {
+    timeout: 180_000,
+  }, async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path)
     const first = await exported(dir.path, 'one', 'web')
     const second = await exported(dir.path, 'two', 'web')
     await b.start()
     // Paused, so that the first is not done before the second is there.
-    const s = await openSpool({ layout: b.layout })
-    await setPaused(s, true, 'the test')
+    await control(b, 'pause')
     const results = inTurn(b, [() => client(b, first), () => client(b, second)])
     const accepted = async () =>
       (await readdir(b.layout.new)).length +
       (await readdir(b.layout.claimed, { recursive: true })).filter((f) => f.endsWith('.json')).length
     await until('both are accepted', async () => (await accepted()) === 2)
-    await setPaused(s, false, 'the test')
+    await control(b, 'resume')
     for (const r of await results) {
       expect(r).toMatchObject({ success: true })
       expect(await holds(r.outputPath!, 'qcow2', second.disk)).toBe(true)
@@ -147,7 +149,7 @@ describe.concurrent('hyperexport', () => {
     expect(await holds(join(b.layout.output, images[0]!), 'qcow2', first.disk)).toBe(true)
   })
 
-  test('an agent that is busy answers each client rightly', async () => {
+  test('an agent that is busy answers each client rightly', { timeout: 180_000 }, async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path, { concurrency: { weight: 2 } })
     const exports = await Promise.all(['a', 'b', 'c', 'd', 'e'].map((vm) => exported(dir.path, vm, vm)))
@@ -161,7 +163,7 @@ describe.concurrent('hyperexport', () => {
         ),
       ),
     )
-    await until('the load is taken', async () => !(await readdir(b.layout.queue)).some((f) => f.startsWith('load-')))
+    await until('the load is accepted', async () => (await eventsOf(b, 'accepted')) === 6)
     const results: Promise<PipelineResult>[] = []
     for (const e of exports) {
       const before = await eventsOf(b, 'accepted')
@@ -174,14 +176,16 @@ describe.concurrent('hyperexport', () => {
     }
   })
 
-  test('five clients in one instant: a manifest overwritten before it could be taken is lost, none is answered wrongly', async () => {
+  test('five clients in one instant: a manifest overwritten before it could be taken is lost, none is answered wrongly', {
+    timeout: 180_000,
+  }, async () => {
     // Nothing in a shared folder can bring back what a client overwrote before anybody could read it. What is promised:
     // every drop that was taken is answered, with its own disk, and the last writer's is always taken.
     await using dir = await tempDir()
     await using b = await bed(dir.path)
     const exports = await Promise.all(['a', 'b', 'c', 'd', 'e'].map((vm) => exported(dir.path, vm, vm)))
     await b.start()
-    const results = await Promise.all(exports.map((e) => client(b, e, { timeoutMs: 10_000 })))
+    const results = await Promise.all(exports.map((e) => client(b, e, { timeoutMs: 15_000 })))
     const answered = results.filter((r) => r.success)
     expect(answered.length).toBeGreaterThan(0)
     expect(answered.length).toBe(await eventsOf(b, 'accepted'))
@@ -200,7 +204,7 @@ describe.concurrent('hyperexport', () => {
       error: expect.stringContaining('daemon watch directory not found'),
     })
     await (await b.start()).stop()
-    expect(await client(b, e, { timeoutMs: 1500 })).toMatchObject({
+    expect(await client(b, e, { pollMs: 1000, timeoutMs: 1500 })).toMatchObject({
       success: false,
       error: 'daemon processing timeout after 0.025m',
     })

@@ -42,7 +42,6 @@ export interface PipelineResult {
 }
 
 export async function hyperexport(o: HyperexportOptions): Promise<PipelineResult> {
-  const started = performance.now()
   const fail = (error: string): PipelineResult => ({ success: false, error, output: [] })
   for (const [what, dir] of [
     ['watch', o.watchDir],
@@ -68,6 +67,7 @@ export async function hyperexport(o: HyperexportOptions): Promise<PipelineResult
   // os.WriteFile: O_WRONLY|O_CREATE|O_TRUNC, one write, no fsync, no rename, the constant name of the manifest.
   await writeFile(join(o.watchDir, basename(o.manifestPath)), data, { flag: 'w', mode: 0o644 })
 
+  const started = performance.now()
   const image = join(o.outputDir, `${vmName}.qcow2`)
   const errorFile = join(o.outputDir, `${vmName}.error`)
   for (let tick = 1; ; tick++) {

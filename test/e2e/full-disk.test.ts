@@ -42,14 +42,20 @@ test.skipIf(!mayMount)(
       },
       { output },
     )
-    await b.start()
-    await writeFile(join(small, 'ballast'), Buffer.alloc(12 << 20))
+    const agent = await b.start()
+    await writeFile(join(small, 'ballast'), Buffer.alloc(18 << 20))
     const disk = await makeDisk(dir.path, 'big', { size_mib: 16, dense: true })
     await drop(b, artifactManifest('big', [disk], { pipeline: { convert: { enabled: true, compress: false } } }))
-    const waiting = await until('the job says that there is no room', async () => {
-      const s = await statusOf(b, 'big')
-      return s && /space|room|full/i.test(JSON.stringify(s)) ? s : undefined
-    })
+    let last = ''
+    const waiting = await until(
+      'the job says that there is no room',
+      async () => {
+        const status = await statusOf(b, 'big')
+        last = JSON.stringify(status)
+        return status && /space|room|full/i.test(last) ? status : undefined
+      },
+      { also: () => `${last}\n${agent.output()}` },
+    )
     expect(['held', 'queued', 'retrying', 'failed']).toContain(waiting.state)
     expect(await readdir(output)).not.toContain('big.qcow2')
     expect((await statfs(small)).bavail).toBeGreaterThan(0)

@@ -1,8 +1,7 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { openSpool, setPaused } from '../../src/spool/index.ts'
-import { type Bed, bed } from '../support/agent.ts'
+import { type Bed, bed, control } from '../support/agent.ts'
 import { commandManifest } from '../support/manifests.ts'
 import { answerFiles, drop, endOf, eventsOf, statusOf } from '../support/results.ts'
 import { tempDir } from '../support/temp.ts'
@@ -19,8 +18,7 @@ describe.concurrent('order', () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path, { concurrency: { jobs: 1 } })
     await b.start()
-    const s = await openSpool({ layout: b.layout })
-    await setPaused(s, true, 'the test')
+    await control(b, 'pause')
     const priorities = [5, 9, 0, 5, 3, 0]
     for (const [i, priority] of priorities.entries()) {
       await drop(b, commandManifest(`p${priority}-${i}`, ['true'], { priority }))
@@ -28,7 +26,7 @@ describe.concurrent('order', () => {
     }
     expect(await startedOrder(b)).toEqual([])
     expect(await statusOf(b, 'p0-2')).toMatchObject({ state: expect.stringMatching(/queued|held/) })
-    await setPaused(s, false, 'the test')
+    await control(b, 'resume')
     await until('all have ended', async () => (await readdir(b.layout.done)).length === 6)
     expect(await startedOrder(b)).toEqual(['p0-2', 'p0-5', 'p3-4', 'p5-0', 'p5-3', 'p9-1'])
   })

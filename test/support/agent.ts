@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { mkdir, writeFile } from 'node:fs/promises'
+import { connect } from 'node:net'
 import { join, resolve } from 'node:path'
 import { type Layout, layoutOf } from '../../src/spool/index.ts'
 import { processesMarked } from './leaks.ts'
@@ -109,6 +110,17 @@ export async function bed(
       await Promise.all(agents.map((a) => a.exited))
     },
   }
+}
+
+/** One request as the old client sends it: one JSON object without a newline, one object back (contracts A6). */
+export async function control(b: Bed, command: string): Promise<Record<string, unknown>> {
+  const socket = connect(join(b.layout.daemon, 'control.sock'))
+  socket.write(JSON.stringify({ command }))
+  const chunks: Buffer[] = []
+  for await (const chunk of socket) chunks.push(chunk as Buffer)
+  const reply = JSON.parse(Buffer.concat(chunks).toString())
+  if (reply.status !== 'ok') throw new Error(`The agent answered ${command} with ${JSON.stringify(reply)}.`)
+  return reply
 }
 
 function watch(child: ChildProcess): RunningAgent {
