@@ -3,7 +3,16 @@ import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Config, loadConfig } from '../config/index.ts'
 import { createLogger, createMetrics, type HealthServer, type Logger, startHealthServer } from '../observe/index.ts'
-import { layoutOf, makePlan, openSpool, publishCommitted, type Spool, startOwner, stopOwner } from '../spool/index.ts'
+import {
+  isPaused,
+  layoutOf,
+  makePlan,
+  openSpool,
+  publishCommitted,
+  type Spool,
+  startOwner,
+  stopOwner,
+} from '../spool/index.ts'
 import { controlCommands } from './commands.ts'
 import { type ControlSocket, openControlSocket } from './control-socket.ts'
 import { AgentError } from './errors.ts'
@@ -149,6 +158,7 @@ async function live(
   const reload = async (): Promise<string> => reloadConfig(a, how, sched)
   const stopListening = onSignals(a, ending, stats, reload)
   const sockets = await listen(a, place, stats, reload, ending, config)
+  a.paused = await isPaused(spool) // before anything could start
   a.plan = await makePlan(spool)
 
   const loops: Loop[] = []

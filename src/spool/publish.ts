@@ -97,12 +97,21 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
   await syncIfThere(s, join(l.lanes, laneFolder(name.key)))
   await settlePayload(s, record, name.outcome!)
   const final = renamed(name, {})
-  if (await move(s, committed, join(l[name.outcome!], final.file))) {
-    await s.sync(l[name.outcome!])
-    await removeScratch(s, name)
-    return { name: final, record, outcome: name.outcome!, visible }
+  const to = join(l[name.outcome!], final.file)
+  let ours = true
+  try {
+    await s.fs.rename(committed, to)
+  } catch (error) {
+    if (!(await listed(s, to))) {
+      if (errno(error) === 'ENOENT' && !(await listed(s, committed))) return undefined
+      throw error
+    }
+    // Another publisher was faster, or our reply was lost. Saying nothing is right in the first case, which is the common one.
+    ours = false
   }
-  return undefined
+  await s.sync(l[name.outcome!])
+  await removeScratch(s, name)
+  return ours ? { name: final, record, outcome: name.outcome!, visible } : undefined
 }
 
 const STATUS = 'status.json'
