@@ -181,7 +181,7 @@ async function live(
   loop(
     'tick',
     () => 1_000,
-    () => tickRound(a),
+    () => tickRound(a, sched),
   )
   loop(
     'space',

@@ -106,7 +106,7 @@ export async function publishRound(a: Agent, scheduler: Scheduler, finished: Map
 }
 
 /** Once a second: what others ask of us, and what has come due. */
-export async function tickRound(a: Agent): Promise<void> {
+export async function tickRound(a: Agent, scheduler: Scheduler): Promise<void> {
   if (a.fenced || !a.spool.owner) return
   a.paused = await isPaused(a.spool)
   for (const { id, by } of await cancelRequests(a.spool)) {
@@ -117,6 +117,7 @@ export async function tickRound(a: Agent): Promise<void> {
   if (cancelled.length > 0) a.publish()
   for (const name of await promoteDue(a.spool)) a.plan?.add(name)
   await a.plan?.refresh()
+  scheduler.laneMoved() // other agents move lanes too, and do not tell us
   a.dispatch()
   await tidyOld(a.spool)
 }
