@@ -17,7 +17,7 @@ const hello = ['sh', '-c', 'exit 0']
 describe.concurrent('intake', () => {
   test('JSON and YAML, in one piece and in many', async () => {
     await using dir = await tempDir()
-    await using b = await bed(dir.path, { intake: { yaml_quiet: '300ms' } })
+    await using b = await bed(dir.path, { intake: { yaml_quiet: '3s' } })
     await b.start()
     await drop(b, stringify(commandManifest('from-yaml', hello)), 'a.yaml')
     await drop(b, stringify(commandManifest('from-yml', hello)), 'b.yml')
