@@ -51,7 +51,7 @@ export function ownerProcess(
 }
 
 /** Whether that agent's process is certainly gone; false when only another host could tell. */
-function agentGone(owner: string): boolean {
+export function agentGone(owner: string): boolean {
   const p = ownerProcess(owner)
   if (!p || !bootId().startsWith(p.boot) || p.pidns !== pidNamespace()) return false
   const s = processStat(p.pid)

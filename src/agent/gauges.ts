@@ -21,9 +21,15 @@ export function gaugesOf(a: Agent, scheduler: () => Scheduler | undefined): Gaug
 export function healthOf(a: Agent): HealthReport {
   const failing = a.loops.filter((l) => l.failures > 0)
   const live = liveness(a)
-  const status = !live.live ? 'failing' : failing.length > 0 || a.diskFull || a.fenced ? 'degraded' : 'ok'
+  const stalled = stalledFor(a)
+  const reason =
+    live.reason ??
+    (stalled === undefined
+      ? undefined
+      : `${a.plan?.size} jobs wait and nothing has moved for ${Math.round(stalled / 1000)} s; their status files say what they wait for.`)
+  const degraded = failing.length > 0 || a.diskFull !== undefined || a.fenced || stalled !== undefined
   return {
-    status,
+    status: !live.live ? 'failing' : degraded ? 'degraded' : 'ok',
     version: a.version,
     instance: a.spool.layout.instance,
     timestamp: new Date().toISOString(),
@@ -39,14 +45,25 @@ export function healthOf(a: Agent): HealthReport {
     running: a.running.size,
     queued: a.plan?.size ?? 0,
     ...(heldBecause(a) === undefined ? {} : { held_because: heldBecause(a) }),
-    ...(live.reason === undefined ? {} : { reason: live.reason }),
+    ...(reason === undefined ? {} : { reason }),
   }
 }
 
-/** Alive: the heartbeat's round came to its end not too long ago, even if with an error. */
+/** Work waits, nobody holds it up on purpose, and nothing has moved for `health.stalled_after`: for how long, in ms. */
+function stalledFor(a: Agent): number | undefined {
+  const after = a.config.health.stalled_after
+  const silent = performance.now() - a.lastMove
+  const waits = (a.plan?.size ?? 0) > 0 && !a.paused && !a.draining
+  return after > 0 && waits && silent > after ? silent : undefined
+}
+
+/** How long a round of the supervisor may take, in ms: a network file system that is away can hold one up for a while. */
+const SILENT_MS = 60_000
+
+/** Alive: the supervisor's rounds come to an end, even if with an error; an agent that is not should be restarted. */
 export function liveness(a: Agent): { live: boolean; reason?: string } {
-  const beat = a.loops.find((l) => l.name === 'tick')
-  const silent = beat ? performance.now() - beat.lastOk : 0
-  if (silent <= Math.max(10_000, a.config.health.stalled_after)) return { live: true }
+  const tick = a.loops.find((l) => l.name === 'tick')
+  const silent = tick ? performance.now() - tick.lastRound : 0
+  if (silent <= SILENT_MS) return { live: true }
   return { live: false, reason: `The supervisor has not finished a round for ${Math.round(silent / 1000)} s.` }
 }

@@ -8,6 +8,8 @@ export interface LoopHealth {
   name: string
   /** monotonic time of the last round that ended well, ms */
   lastOk: number
+  /** monotonic time of the last round that ended at all, ms */
+  lastRound: number
   failures: number
   error?: string
   since?: string
@@ -31,7 +33,7 @@ export function startLoop(o: {
   health: LoopHealth[]
   onError?: () => void
 }): Loop {
-  const health: LoopHealth = { name: o.name, lastOk: performance.now(), failures: 0 }
+  const health: LoopHealth = { name: o.name, lastOk: performance.now(), lastRound: performance.now(), failures: 0 }
   o.health.push(health)
   let timer: NodeJS.Timeout | undefined
   let running: Promise<void> | undefined
@@ -64,6 +66,7 @@ export function startLoop(o: {
       again = false
     }
     running = undefined
+    health.lastRound = performance.now()
     if (stopped) return
     if (again) {
       again = false

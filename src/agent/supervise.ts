@@ -1,5 +1,6 @@
 /** The supervisor's rounds: proving that we live, taking over from the dead, publishing, promoting, cancelling, cleaning up. */
-import { statfs } from 'node:fs/promises'
+import { readdir, statfs } from 'node:fs/promises'
+import { join } from 'node:path'
 import {
   cancelRequests,
   heartbeat,
@@ -14,6 +15,7 @@ import {
   sweepStatus,
   tidyOld,
 } from '../spool/index.ts'
+import { agentGone, endEarlier } from './children.ts'
 import type { Finished } from './runner.ts'
 import type { Scheduler } from './scheduler.ts'
 import type { Agent } from './state.ts'
@@ -72,10 +74,30 @@ export async function reapRound(a: Agent, scheduler: Scheduler, kickIntake: () =
     a.log.warn('job.reaped', { job: name.id, epoch: name.epoch, crashes: name.crashes })
     a.plan?.add(name)
   }
+  // Also of jobs that another host goes on with: their children here work for nobody.
+  for (const name of [...r.reaped, ...r.givenUp]) await endLeftOvers(a, name.id)
   if (r.givenUp.length > 0) a.publish()
   if (r.takenOver > 0) kickIntake()
   scheduler.laneMoved()
   a.dispatch()
+}
+
+async function endLeftOvers(a: Agent, id: string): Promise<void> {
+  const dir = join(a.spool.layout.work, id)
+  const attempts = (await readdir(dir).catch(() => []))
+    .map((name) => ({
+      dir: join(dir, name),
+      epoch: Number.parseInt(name, 10),
+      owner: name.slice(name.indexOf('-') + 1),
+    }))
+    .filter((e) => !a.ownOwners.has(e.owner) && agentGone(e.owner))
+  await endEarlier(attempts, a.ownOwners, {
+    graceMs: a.config.timeouts.kill_grace,
+    onEnded(group, from) {
+      a.metrics.inc('vmspool_leftover_groups_ended_total')
+      a.log.warn('job.leftover-ended', { job: id, pgid: group.pid, of: from.owner })
+    },
+  })
 }
 
 const STATES = { done: 'succeeded', failed: 'failed', cancelled: 'cancelled', rejected: 'rejected' } as const

@@ -71,13 +71,16 @@ async function answer(source: HealthSource, req: IncomingMessage, res: ServerRes
 }
 
 function makeServer(source: HealthSource): Server {
-  const server = createServer({ keepAliveTimeout: 5000, requestTimeout: 10_000, headersTimeout: 10_000, maxHeaderSize: 8192 }, (req, res) => {
-    req.resume()
-    answer(source, req, res).catch((e: unknown) => {
-      if (!res.headersSent) res.writeHead(500, { 'content-type': 'application/json' })
-      res.end(`${JSON.stringify({ error: e instanceof Error ? e.message : String(e) })}\n`)
-    })
-  })
+  const server = createServer(
+    { keepAliveTimeout: 5000, requestTimeout: 10_000, headersTimeout: 10_000, maxHeaderSize: 8192 },
+    (req, res) => {
+      req.resume()
+      answer(source, req, res).catch((e: unknown) => {
+        if (!res.headersSent) res.writeHead(500, { 'content-type': 'application/json' })
+        res.end(`${JSON.stringify({ error: e instanceof Error ? e.message : String(e) })}\n`)
+      })
+    },
+  )
   server.maxConnections = 64
   server.unref()
   return server
@@ -95,7 +98,10 @@ function listen(server: Server, at: { path: string } | { host: string; port: num
 }
 
 /** @param o.socket a path that nobody else uses any more: a file there is replaced by the caller beforehand */
-export async function startHealthServer(source: HealthSource, o: { socket?: string; listen?: string }): Promise<HealthServer> {
+export async function startHealthServer(
+  source: HealthSource,
+  o: { socket?: string; listen?: string },
+): Promise<HealthServer> {
   const servers: Server[] = []
   const addresses: string[] = []
   try {
@@ -108,7 +114,10 @@ export async function startHealthServer(source: HealthSource, o: { socket?: stri
     }
     if (o.listen !== undefined && o.listen !== '') {
       const at = parseListen(o.listen)
-      if (!at) throw new Error(`metrics.listen "${o.listen}" is not an address. Write host:port, [v6]:port or :port (loopback).`)
+      if (!at)
+        throw new Error(
+          `metrics.listen "${o.listen}" is not an address. Write host:port, [v6]:port or :port (loopback).`,
+        )
       const server = makeServer(source)
       await listen(server, at)
       servers.push(server)

@@ -22,8 +22,16 @@ const COUNTERS = {
 } as const satisfies Record<string, readonly [string, readonly string[]]>
 
 const HISTOGRAMS = {
-  vmspool_job_duration_seconds: ['Time from claim to commit', ['kind', 'outcome'], [0.01, 0.1, 1, 10, 60, 300, 900, 3600, 14400, 43200]],
-  vmspool_job_wait_seconds: ['Time from drop to the start of the handler', ['kind'], [0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 10, 60, 600, 3600, 86400]],
+  vmspool_job_duration_seconds: [
+    'Time from claim to commit',
+    ['kind', 'outcome'],
+    [0.01, 0.1, 1, 10, 60, 300, 900, 3600, 14400, 43200],
+  ],
+  vmspool_job_wait_seconds: [
+    'Time from drop to the start of the handler',
+    ['kind'],
+    [0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 10, 60, 600, 3600, 86400],
+  ],
 } as const satisfies Record<string, readonly [string, readonly string[], readonly number[]]>
 
 export type CounterName = keyof typeof COUNTERS
@@ -111,7 +119,10 @@ async function load(): Promise<Loaded> {
     counters.set(name, new client.Counter({ name, help, labelNames: [...labelNames], registers: [registry] }))
   }
   for (const [name, [help, labelNames, buckets]] of Object.entries(HISTOGRAMS)) {
-    histograms.set(name, new client.Histogram({ name, help, labelNames: [...labelNames], buckets: [...buckets], registers: [registry] }))
+    histograms.set(
+      name,
+      new client.Histogram({ name, help, labelNames: [...labelNames], buckets: [...buckets], registers: [registry] }),
+    )
   }
   return { client, registry, counters, histograms }
 }

@@ -167,7 +167,7 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
       if (r.chance(0.3)) await processCancels(s)
       if (r.chance(0.1)) await tidyOld(s)
       if (r.chance(0.02)) await retain(s, { done_ms: 86_400_000, failed_ms: 86_400_000, superseded_ms: 86_400_000 })
-      if (r.chance(0.01) && running.size === 0) {
+      if (!world.calm && r.chance(0.01) && running.size === 0) {
         await stopOwner(s)
         while (!s.owner) await startOwner(s, { self: self() })
       }

@@ -55,6 +55,7 @@ export async function runSeed(
     }
     // The faults end and the clients finish. Either the agents die and a new one clears up, or they go on and must
     // find what they had forgotten themselves.
+    world.calm = true
     if (choose.chance(0.5)) for (const p of world.procs.filter((x) => x.agent)) world.kill(p)
     while (world.procs.some((p) => !p.agent)) await world.step(true)
     if (!world.procs.some((p) => p.agent)) agent(world, rules, remote)

@@ -49,6 +49,8 @@ export class World {
   faults: Faults
   procs: Proc[] = []
   steps = 0
+  /** the faults are over: nobody dies, sleeps or leaves any more */
+  calm = false
   /** agents started so far */
   agents = 0
   /** monotonic time, ms; all that counts is that it goes on */
