@@ -22,6 +22,7 @@ import { type LockResult, lockFolder, lockHost } from './host-lock.ts'
 import { intakeRound } from './intake.ts'
 import { createStatusWriter } from './job-status.ts'
 import { type Loop, startLoop } from './loop.ts'
+import { reaperElection } from './reaper.ts'
 import { reread } from './reload.ts'
 import type { Finished } from './runner.ts'
 import { runtimeDir } from './runtime-dir.ts'
@@ -168,10 +169,11 @@ async function live(
     loops.push(made)
     return made
   }
+  const elected = reaperElection()
   const quarter = (): number => Math.max(50, spool.leaseMs / 4)
   const intake = loop('intake', () => a.config.intake.poll_ms, intakeRound(a, sched, status))
   loop('heartbeat', quarter, () => heartbeatRound(a, sched))
-  loop('reap', quarter, () => reapRound(a, sched, intake.kick))
+  loop('reap', quarter, () => elected(spool, () => reapRound(a, sched, intake.kick)))
   const publisher = loop(
     'publish',
     () => 2_000,
@@ -209,7 +211,7 @@ async function live(
     waiting: a.plan.size,
     network: spool.remote,
     ready_ms: Math.round(performance.now()),
-    ...(sockets?.control ? { control: sockets.control.path } : {}),
+    ...(sockets.control ? { control: sockets.control.path } : {}),
   })
 
   await ending.over
@@ -224,7 +226,7 @@ async function live(
   if (!a.worker) await stats.save().catch((error) => log.warn('stats.failed', { error }))
   if (spool.owner) await stopOwner(spool).catch((error) => log.warn('owner.left', { error }))
   stopListening()
-  await sockets?.close()
+  await sockets.close()
   log.info('agent.stopped', { uptime_ms: Date.now() - a.started.getTime() })
   return 0
 }
@@ -311,16 +313,7 @@ async function listen(
   reload: () => Promise<string>,
   ending: Ending,
   config: Config,
-): Promise<{ control: ControlSocket; close(): Promise<void> } | undefined> {
-  if (!place) return undefined
-  const drain = (why: string): void => ending.drain(why, why.startsWith('a stop') ? a.config.drain.timeout : undefined)
-  const control = await openControlSocket({
-    dir: place.dir,
-    link: join(a.spool.layout.daemon, 'control.sock'),
-    commands: controlCommands(a, { stats, drain, reload }),
-    onRequest: (command) => a.metrics.inc('vmspool_control_requests_total', { command }),
-    onError: (error) => a.log.warn('control.error', { error }),
-  })
+): Promise<{ control?: ControlSocket; close(): Promise<void> }> {
   const source = {
     health: () => healthOf(a),
     ready: () => ({
@@ -330,6 +323,20 @@ async function listen(
     live: () => liveness(a),
     metrics: () => a.metrics.scrape(),
   }
+  if (!place) {
+    const path = join(runtimeDir(config.runtime_dir, a.spool.layout.instance), `worker-${process.pid}.sock`)
+    rmSync(path, { force: true }) // of an earlier life with our pid
+    const server = await startHealthServer(source, { socket: path })
+    return { close: () => server.close() }
+  }
+  const drain = (why: string): void => ending.drain(why, why.startsWith('a stop') ? a.config.drain.timeout : undefined)
+  const control = await openControlSocket({
+    dir: place.dir,
+    link: join(a.spool.layout.daemon, 'control.sock'),
+    commands: controlCommands(a, { stats, drain, reload }),
+    onRequest: (command) => a.metrics.inc('vmspool_control_requests_total', { command }),
+    onError: (error) => a.log.warn('control.error', { error }),
+  })
   // A killed agent leaves its socket's name behind; the folder's lock, which we hold, says that nobody listens there.
   rmSync(join(place.dir, 'health.sock'), { force: true })
   const servers: HealthServer[] = [await startHealthServer(source, { socket: join(place.dir, 'health.sock') })]

@@ -13,7 +13,7 @@ import { AgentError } from './errors.ts'
 import { MAX_SOCKET_PATH } from './runtime-dir.ts'
 
 /** what the old client's only recv() takes */
-export const OLD_CLIENT_BYTES = 4096
+const OLD_CLIENT_BYTES = 4096
 
 export interface ControlRequest {
   command: string
@@ -53,7 +53,7 @@ export interface ControlSocket {
 type Parsed = { state: 'complete'; request: ControlRequest } | { state: 'maybe' } | { state: 'bad'; message: string }
 
 /** @param atEnd nothing more will come */
-export function parseRequest(text: string, known: (word: string) => boolean, atEnd: boolean): Parsed {
+function parseRequest(text: string, known: (word: string) => boolean, atEnd: boolean): Parsed {
   const t = text.trim()
   if (t === '') return atEnd ? { state: 'bad', message: 'The request is empty.' } : { state: 'maybe' }
   if (t.startsWith('{') || t.startsWith('[') || t.startsWith('"')) {

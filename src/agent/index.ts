@@ -1,3 +1,2 @@
 /** The agent: one process per instance that takes drops, runs jobs and publishes what they made (DESIGN section 5). */
-export { type AgentOptions, runAgent } from './agent.ts'
-export { AgentError } from './errors.ts'
+export { runAgent } from './agent.ts'

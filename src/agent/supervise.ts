@@ -74,12 +74,14 @@ export async function reapRound(a: Agent, scheduler: Scheduler, kickIntake: () =
     a.log.warn('job.reaped', { job: name.id, epoch: name.epoch, crashes: name.crashes })
     a.plan?.add(name)
   }
-  // Also of jobs that another host goes on with: their children here work for nobody.
-  for (const name of [...r.reaped, ...r.givenUp]) await endLeftOvers(a, name.id)
   if (r.givenUp.length > 0) a.publish()
   if (r.takenOver > 0) kickIntake()
   scheduler.laneMoved()
   a.dispatch()
+  // Also of jobs that another host goes on with: their children here work for nobody. A child may take its time to end.
+  for (const { id } of [...r.reaped, ...r.givenUp]) {
+    endLeftOvers(a, id).catch((error) => a.log.error('job.leftover-stays', { job: id, error }))
+  }
 }
 
 async function endLeftOvers(a: Agent, id: string): Promise<void> {

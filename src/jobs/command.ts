@@ -17,7 +17,7 @@ const NOT_FOR_CHILDREN = {
 /** The whole of a program's last words goes into the log; this much of them also into the error text. */
 const TAIL_BYTES = 2048
 
-export function argvOf(m: CommandManifest): string[] {
+function argvOf(m: CommandManifest): string[] {
   const c = m.command as { argv?: readonly string[]; shell?: string }
   if (c.argv && c.argv.length > 0) return [...c.argv]
   if (c.shell !== undefined) return ['/bin/sh', '-c', c.shell]

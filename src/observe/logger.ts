@@ -77,7 +77,7 @@ export function createLogger(o: LoggerOptions = {}): Logger {
 }
 
 /** An error as a plain object: message, code, and the stack only when nobody foresaw it. */
-export function describeError(e: unknown): unknown {
+function describeError(e: unknown): unknown {
   if (!(e instanceof Error)) return e
   const { code, exitCode } = e as { code?: unknown; exitCode?: unknown }
   const foreseen = code !== undefined || exitCode !== undefined

@@ -53,7 +53,7 @@ export function ownMembers(id: ProcessIdentity, o: { live?: boolean } = {}): Pro
 }
 
 /** Sends a signal to what is ours of the group; false when nothing of it is left. */
-export function signalGroup(id: ProcessIdentity, signal: NodeJS.Signals, o: { live?: boolean } = {}): boolean {
+function signalGroup(id: ProcessIdentity, signal: NodeJS.Signals, o: { live?: boolean } = {}): boolean {
   const own = ownMembers(id, o)
   if (own.length === 0) return false
   const leader = processStat(id.pid)

@@ -1,7 +1,7 @@
 /** One attempt at a job: claim it, give it back, put it off. */
 import { join } from 'node:path'
 import { errno } from './errors.ts'
-import { ensureDir, listed, move, namesIn } from './moves.ts'
+import { ensureDir, move, namesIn } from './moves.ts'
 import { type JobName, parseJobName, renamed } from './names.ts'
 import { me } from './owner.ts'
 import { type JobRecord, readRecord } from './record.ts'
@@ -117,14 +117,4 @@ export async function promoteDue(s: Spool): Promise<JobName[]> {
   }
   if (due.length > 0) await s.sync(s.layout.new)
   return due
-}
-
-/** Whether a job is still ours to work on: its file lies in our claimed/. */
-export async function stillOurs(s: Spool, name: JobName): Promise<boolean> {
-  try {
-    return await listed(s, join(s.layout.claimed, me(s).id, name.file))
-  } catch (error) {
-    if (errno(error) === 'ENOENT') return false
-    throw error
-  }
 }

@@ -7,7 +7,7 @@ import { type JobRecord, readRecord } from './record.ts'
 import type { Spool } from './spool.ts'
 
 export type JobState = 'new' | 'held' | 'claimed' | 'committed' | 'done' | 'failed' | 'cancelled' | 'rejected'
-export const JOB_STATES: readonly JobState[] = [
+const JOB_STATES: readonly JobState[] = [
   'new',
   'held',
   'claimed',

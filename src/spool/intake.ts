@@ -246,7 +246,7 @@ async function reviewKept(s: Spool): Promise<void> {
   }
 }
 
-export function problem(message: string): Diagnostic {
+function problem(message: string): Diagnostic {
   return { severity: 'error', path: '', message }
 }
 

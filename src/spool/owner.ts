@@ -155,7 +155,7 @@ export async function stopOwner(s: Spool): Promise<void> {
   await removeFile(s, join(l.owners, `${owner.id}.json`))
 }
 
-export async function readLease(s: Spool, owner: string): Promise<Lease | undefined> {
+async function readLease(s: Spool, owner: string): Promise<Lease | undefined> {
   try {
     const { bytes } = await s.fs.readFile(join(s.layout.owners, `${owner}.json`), 65_536)
     const lease = JSON.parse(bytes.toString('utf8'))
@@ -178,7 +178,7 @@ export async function readOwners(s: Spool): Promise<Lease[]> {
 }
 
 /** Whether a lease's process is certainly gone: only this boot and this pid namespace can tell. */
-export function processGone(lease: Lease, self: Self): boolean {
+function processGone(lease: Lease, self: Self): boolean {
   if (lease.boot_id !== self.boot_id || lease.pidns !== self.pidns) return false
   return startTicks(lease.pid) !== lease.start_ticks
 }

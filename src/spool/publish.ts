@@ -55,7 +55,7 @@ export async function publishCommitted(
  * Publishes one committed job. Its commit must be durable (publishCommitted sees to that).
  * @returns undefined while the job has to wait in committed/ for an older one of its lane (its answer is out already)
  */
-export async function publish(s: Spool, name: JobName): Promise<Published | undefined> {
+async function publish(s: Spool, name: JobName): Promise<Published | undefined> {
   const l = s.layout
   const committed = join(l.committed, name.file)
   let record: JobRecord
@@ -71,7 +71,6 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
   const own = await namesIn(s, join(attempt, 'own'), true)
   for (const file of own.filter((f) => f !== STATUS)) await replace(s, join(attempt, 'own', file), join(jobDir, file))
   await move(s, join(attempt, 'answer'), join(jobDir, 'answer'))
-  await s.sync(jobDir)
 
   // The lane decides, and it is read after the answer lies in jobs/<id>/answer: an accept that came before is in this
   // listing, one that comes later finds the answer there and takes it away.
@@ -86,13 +85,16 @@ export async function publish(s: Spool, name: JobName): Promise<Published | unde
     visible = lane.at(-1) === ticket
     if (visible) await moveOut(s, join(jobDir, 'answer'), l.output)
     else await supersedeAnswer(s, name.id)
+    await tell(s, own, attempt, jobDir)
     // What is published must not be undone by power loss once the ticket is gone.
     await Promise.all([s.sync(l.output), s.sync(jobDir)])
-    await tell(s, own, attempt, jobDir)
     if (older.length > 0) return undefined // a job leaves its lane in order: an older one must still see that we are later
     await removeFile(s, join(l.lanes, laneFolder(name.key), ticket.file))
   }
-  if (!ticket) await tell(s, own, attempt, jobDir)
+  if (!ticket) {
+    await tell(s, own, attempt, jobDir)
+    await s.sync(jobDir)
+  }
   // Also when another publisher removed the ticket: the job must not be final while power loss could bring its ticket back.
   await syncIfThere(s, join(l.lanes, laneFolder(name.key)))
   await settlePayload(s, record, name.outcome!)
@@ -120,7 +122,6 @@ const STATUS = 'status.json'
 async function tell(s: Spool, own: readonly string[], attempt: string, jobDir: string): Promise<void> {
   if (!own.includes(STATUS)) return
   await replace(s, join(attempt, 'own', STATUS), join(jobDir, STATUS))
-  await s.sync(jobDir)
 }
 
 async function moveOut(s: Spool, from: string, to: string): Promise<void> {

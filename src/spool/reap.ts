@@ -76,7 +76,7 @@ async function reapJob(s: Spool, claimed: string, name: JobName, out: Reaped): P
 }
 
 /** Commits a claimed job as failed because the agents that ran it kept dying. */
-export async function giveUp(s: Spool, name: JobName): Promise<void> {
+async function giveUp(s: Spool, name: JobName): Promise<void> {
   const c = await openClaim(s, name)
   if (!c) return
   const error =

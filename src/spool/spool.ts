@@ -68,7 +68,7 @@ export interface RawDrop {
   since: number
 }
 
-export function emptyIntake(): IntakeMemory {
+function emptyIntake(): IntakeMemory {
   return { raw: new Map(), kept: new Map(), bare: new Map(), reported: new Set(), lastListed: Number.NEGATIVE_INFINITY }
 }
 
@@ -142,7 +142,7 @@ export function spoolFolders(l: Layout): [string, number][] {
 /** statfs magic numbers of network file systems (linux/magic.h): NFS, SMB, SMB2, CIFS, CEPH, FUSE (sshfs, gluster), 9P, AFS. */
 const NETWORK = new Set([0x6969, 0x517b, 0xfe534d42, 0xff534d42, 0x00c36400, 0x65735546, 0x01021997, 0x5346414f])
 
-export async function isNetworkFs(path: string): Promise<boolean> {
+async function isNetworkFs(path: string): Promise<boolean> {
   return NETWORK.has((await statfs(path)).type >>> 0)
 }
 

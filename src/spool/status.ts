@@ -34,7 +34,7 @@ export async function writeStatus(s: Spool, status: JobStatus): Promise<void> {
 }
 
 /** A job's status as last written; undefined when there is none. */
-export async function readStatus(s: Spool, id: string): Promise<JobStatus | undefined> {
+async function readStatus(s: Spool, id: string): Promise<JobStatus | undefined> {
   return readStatusFile(s, join(s.layout.outputJobs, id, 'status.json'))
 }
 
@@ -63,7 +63,7 @@ const FINAL: Record<string, JobStatus['state']> = {
 }
 
 /** What the folders say about a job: the state that a status must not contradict. */
-export function stateFromFolder(job: FoundJob): JobStatus['state'] {
+function stateFromFolder(job: FoundJob): JobStatus['state'] {
   const final = FINAL[job.state === 'committed' ? (job.name.outcome ?? '') : job.state]
   if (final) return final
   if (job.state === 'claimed') return 'running'

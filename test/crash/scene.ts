@@ -28,7 +28,7 @@ import {
   tidyOld,
 } from '../../src/spool/index.ts'
 
-export const instance = 'sweep'
+const instance = 'sweep'
 const DAY = 86_400_000
 
 interface SceneManifest {
@@ -41,7 +41,7 @@ interface SceneManifest {
 }
 
 /** The spool judges no manifest itself, so the scenes bring the smallest parser there is: start-up time is paid per point. */
-export const intake: IntakeOptions = {
+const intake: IntakeOptions = {
   parse(bytes) {
     try {
       return { state: 'complete', manifest: JSON.parse(Buffer.from(bytes).toString()), diagnostics: [], format: 'json' }

@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -11,9 +10,4 @@ export interface TempDir extends AsyncDisposable {
 export async function tempDir(): Promise<TempDir> {
   const path = await mkdtemp(join(tmpdir(), 'vs-'))
   return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true, maxRetries: 5 }) }
-}
-
-/** An instance name that no other test and no real spool of this machine has: its control socket lies outside the root. */
-export function uniqueInstance(): string {
-  return `t${randomUUID().slice(0, 8)}`
 }
