@@ -175,7 +175,9 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
     live,
   ),
   'convert.checksum': set(bool, true, 'Verify checksums that a manifest gives.', live),
-  'convert.cleanup_source': set(bool, false, 'Delete the source disks after a verified success.', live),
+  'convert.cleanup_source': set(bool, false, 'Delete the source disks after a verified success.', {
+    later: 'deleting sources',
+  }),
 
   'space.reserve_bytes': set(
     size(0, 2 ** 53 - 1),
