@@ -1,5 +1,6 @@
 /** One agent of one instance, from its start to its last word. */
 import { rmSync } from 'node:fs'
+import { rmdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Config, loadConfig } from '../config/index.ts'
 import { createLogger, createMetrics, type HealthServer, type Logger, startHealthServer } from '../observe/index.ts'
@@ -103,6 +104,7 @@ async function takePlace(spool: Spool, config: Config): Promise<Place> {
   return {
     dir,
     release: async () => {
+      await rmdir(dir).catch(() => {}) // ours alone, and empty by now
       await held.release()
       await main.release()
     },

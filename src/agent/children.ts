@@ -43,7 +43,9 @@ function recorded(attemptDir: string): ProcessIdentity[] {
 }
 
 /** What an owner's id says about its process: `<host>.<boot id, 8>.<pid namespace>.<pid>.<start>.<random>`. */
-function ownerProcess(owner: string): { boot: string; pidns: number; pid: number; start_ticks: number } | undefined {
+export function ownerProcess(
+  owner: string,
+): { boot: string; pidns: number; pid: number; start_ticks: number } | undefined {
   const m = /^[\w-]+\.([0-9a-f]{8})\.(\d+)\.(\d+)\.(\d+)\.[0-9a-f]+$/.exec(owner)
   return m ? { boot: m[1] as string, pidns: Number(m[2]), pid: Number(m[3]), start_ticks: Number(m[4]) } : undefined
 }

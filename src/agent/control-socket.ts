@@ -13,7 +13,7 @@ import { AgentError } from './errors.ts'
 import { MAX_SOCKET_PATH } from './runtime-dir.ts'
 
 /** what the old client's only recv() takes */
-const OLD_CLIENT_BYTES = 4096
+export const OLD_CLIENT_BYTES = 4096
 
 export interface ControlRequest {
   command: string
@@ -53,7 +53,7 @@ export interface ControlSocket {
 type Parsed = { state: 'complete'; request: ControlRequest } | { state: 'maybe' } | { state: 'bad'; message: string }
 
 /** @param atEnd nothing more will come */
-function parseRequest(text: string, known: (word: string) => boolean, atEnd: boolean): Parsed {
+export function parseRequest(text: string, known: (word: string) => boolean, atEnd: boolean): Parsed {
   const t = text.trim()
   if (t === '') return atEnd ? { state: 'bad', message: 'The request is empty.' } : { state: 'maybe' }
   if (t.startsWith('{') || t.startsWith('[') || t.startsWith('"')) {
@@ -183,7 +183,7 @@ function serve(c: Socket, o: ControlSocketOptions): void {
     try {
       let reply = await command.run(request)
       const old = !text.endsWith('\n')
-      if (old && command.shorten && JSON.stringify(reply).length >= OLD_CLIENT_BYTES - 1) {
+      if (old && command.shorten && Buffer.byteLength(JSON.stringify(reply)) >= OLD_CLIENT_BYTES - 1) {
         reply = command.shorten(reply, OLD_CLIENT_BYTES - 1)
       }
       finish(reply, command.after)

@@ -25,7 +25,7 @@ const PASSING = new Set([
   'EDQUOT', 'EPIPE', 'ESTALE', 'ETIMEDOUT', 'ETXTBSY', 'EINTR',
 ]) // biome-ignore format: a table
 
-function describeFailure(e: unknown): Failure {
+export function describeFailure(e: unknown): Failure {
   if (e instanceof JobError) {
     return {
       code: e.code,

@@ -26,7 +26,7 @@ export interface HealthServer {
 }
 
 /** `host:port`, `[v6]:port`, `:port` or `port`; without a host it is 127.0.0.1. */
-function parseListen(text: string): { host: string; port: number } | undefined {
+export function parseListen(text: string): { host: string; port: number } | undefined {
   const m = /^(?:(?:\[([^\]]+)\]|([^:[\]]*)):)?(\d{1,5})$/.exec(text.trim())
   if (!m) return undefined
   const port = Number(m[3])
