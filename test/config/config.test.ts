@@ -309,6 +309,7 @@ FAILED_RETENTION_DAYS=7
     expect(origin.queue).toBe(`${dir}/hyper2kvm-vsphere.conf:2 (WATCH_DIR)`)
     expect(origin['notifications.webhook_url']).toBe('default')
     expect(warnings.map((d) => d.path).sort()).toEqual([
+      'CLEANUP_SOURCE',
       'LIBVIRT_BRIDGE',
       'LIBVIRT_INTEGRATION',
       'LIBVIRT_POOL',
@@ -380,7 +381,7 @@ describe('templates', () => {
       'agent@vsphere.yaml',
       {
         concurrency: { jobs: 4 },
-        convert: { compress: 'yes', cleanup_source: true },
+        convert: { compress: 'yes', cleanup_source: false },
         retention: { done: 14 * 86_400_000 },
       },
     ],
