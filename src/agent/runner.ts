@@ -34,6 +34,9 @@ export interface RunnerDeps {
   finished: Map<string, Finished>
 }
 
+/** How often the status of a running job is written when nothing changes, in ms. */
+const REPEAT_MS = 10_000
+
 /** Runs a claim to its end. Never throws: what goes wrong is the job's outcome, or is logged. */
 export async function runClaim(a: Agent, deps: RunnerDeps, claim: Claim, weight: number): Promise<void> {
   try {
@@ -111,6 +114,8 @@ async function attempt(a: Agent, deps: RunnerDeps, claim: Claim, weight: number)
   )
 
   const timers = watchdogs(a, job)
+  // A stalled agent that had the job before may still write its last status over ours; this one stands again soon.
+  const repeat = setInterval(() => show('progress'), REPEAT_MS)
   let outcome: JobOutcome | undefined
   let failure: { error: unknown } | undefined
   try {
@@ -119,6 +124,7 @@ async function attempt(a: Agent, deps: RunnerDeps, claim: Claim, weight: number)
     failure = { error: e }
   }
   timers.stop()
+  clearInterval(repeat)
   job.ending = true
   const duration_ms = Math.round(performance.now() - started)
   await deps.status.close(name.id)

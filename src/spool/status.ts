@@ -113,13 +113,24 @@ export async function sweepStatus(s: Spool): Promise<number> {
     const job = jobs.get(status.id)
     if (!job) continue // its record was retained away; the answer stays
     const answer = file.slice(0, -'.status.json'.length)
-    if (status.state === stateFromFolder(job) && status.name === answer) continue
+    if (agrees(status, job) && status.name === answer) continue
     const [now] = await findJob(s, status.id)
-    if (!now || stateFromFolder(now) === status.state) continue // it moved while we looked
+    if (!now || agrees(status, now)) continue // it moved while we looked
+    if (!FINAL[now.state] && stateFromFolder(now) === status.state) {
+      await writeStatus(s, await statusOf(s, now)) // the last word of an attempt that lost the job
+      mended += 1
+      continue
+    }
     await replaceFile(s, s.layout.output, file, `${JSON.stringify(await finalOrDerived(s, now), null, 2)}\n`)
     mended += 1
   }
   return mended
+}
+
+/** Whether a status says what the folders say; of a job that is not over also for which attempt. */
+function agrees(status: JobStatus, job: FoundJob): boolean {
+  if (status.state !== stateFromFolder(job)) return false
+  return FINAL[job.state] !== undefined || job.state === 'committed' || status.epoch === job.name.epoch
 }
 
 /** For a final job the status inside its result is the last word: it was committed with it. */
