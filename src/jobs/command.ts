@@ -12,6 +12,7 @@ const NOT_FOR_CHILDREN = {
   LISTEN_FDS: undefined,
   LISTEN_PID: undefined,
   JOURNAL_STREAM: undefined,
+  NODE_COMPILE_CACHE: undefined, // set by our launcher, for us
 }
 
 /** The whole of a program's last words goes into the log; this much of them also into the error text. */

@@ -70,7 +70,7 @@ describe.concurrent('an agent', () => {
     )
     expect(await endOf(b, 'none')).toMatchObject({ state: 'failed' })
     expect(await readJson(join(b.layout.output, 'none.result.json'))).toMatchObject({ error: { code: 'spawn-failed' } })
-    expect(await eventsOf(b, 'finished')).toHaveLength(3)
+    await until('each end is told', async () => (await eventsOf(b, 'finished')).length === 3)
   })
 
   test('retries what its manifest wants retried, with growing waits, then fails', async () => {
