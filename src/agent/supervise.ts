@@ -163,11 +163,14 @@ export async function spaceRound(a: Agent): Promise<void> {
   if (!full) a.dispatch()
 }
 
-export async function cleanupRound(a: Agent): Promise<void> {
-  if (a.fenced || !a.spool.owner) return
+/** Once a minute, and the less often the more there is to look through: a hundredth of the time at most. */
+export async function cleanupRound(a: Agent): Promise<number | undefined> {
+  if (a.fenced || !a.spool.owner) return undefined
+  const began = performance.now()
   const mended = await sweepStatus(a.spool)
   if (mended > 0) a.log.info('status.mended', { files: mended })
   const r = a.config.retention
   const removed = await retain(a.spool, { done_ms: r.done, failed_ms: r.failed, superseded_ms: r.superseded })
   if (removed > 0) a.log.info('retention.removed', { jobs: removed })
+  return Math.max(60_000, (performance.now() - began) * 100)
 }

@@ -48,6 +48,26 @@ export async function listJobs(
   return out
 }
 
+/**
+ * Where these jobs are. One pass over the folders that makes nothing of the names it does not want: a million waiting jobs
+ * cost a listing, not a million objects.
+ */
+export async function locate(s: Spool, wanted: ReadonlySet<string>): Promise<Map<string, FoundJob>> {
+  const out = new Map<string, FoundJob>()
+  if (wanted.size === 0) return out
+  for (const state of JOB_STATES) {
+    for (const [folder, owner] of await foldersOf(s, state)) {
+      for (const file of await namesIn(s, folder)) {
+        const at = state === 'held' ? 16 : 2 // `<due>-<priority>-<id>` or `<priority>-<id>`
+        if (!wanted.has(file.slice(at, at + 26))) continue
+        const name = parseJobName(file)
+        if (name) out.set(name.id, { name, state, path: join(folder, file), ...(owner ? { owner } : {}) })
+      }
+    }
+  }
+  return out
+}
+
 async function foldersOf(s: Spool, state: JobState): Promise<[string, string | undefined][]> {
   if (state !== 'claimed') return [[s.layout[state], undefined]]
   return (await namesIn(s, s.layout.claimed)).map((owner) => [join(s.layout.claimed, owner), owner])

@@ -106,7 +106,7 @@ export async function makePlan(s: Spool): Promise<Plan> {
       blockedCount = 0
       // A listing may take a hundredth of the time, an idle spool is looked at every second, and a process that was stopped
       // in the middle of a listing must not take that for its cost.
-      interval = Math.min(60_000, Math.max(1_000, (s.clock.mono() - now) * 100))
+      interval = Math.min(300_000, Math.max(1_000, (s.clock.mono() - now) * 100))
       listedAt = s.clock.mono()
     },
     blockedLanes: () => blocked.size,

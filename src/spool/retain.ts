@@ -2,11 +2,13 @@
 import { join } from 'node:path'
 import { forgetNamed } from './bare.ts'
 import { errno } from './errors.ts'
-import { listJobs } from './find.ts'
+import { locate } from './find.ts'
 import { namesIn, removeFile, removeTree } from './moves.ts'
 import { ANSWER_SUFFIXES, OUTCOMES, parseJobName, ULID, ulidTime } from './names.ts'
 import { readRecord } from './record.ts'
 import type { Spool } from './spool.ts'
+
+const CANCEL = /^cancel-([0-9A-HJKMNP-TV-Z]{26})\.json$/
 
 export interface Retention {
   /** how long the records, logs and results by id of done jobs are kept, in ms; 0 keeps them for ever */
@@ -30,7 +32,8 @@ export async function retain(s: Spool, r: Retention): Promise<number> {
     if (keep <= 0) continue
     for (const file of (await namesIn(s, s.layout[outcome])).sort(byId)) {
       const name = parseJobName(file)
-      if (!name || s.clock.now() - ulidTime(name.id) < keep) continue
+      if (!name) continue
+      if (s.clock.now() - ulidTime(name.id) < keep) break // sorted by age: the rest is younger
       if (s.clock.now() - (await finishedAt(s, name.id)) < keep) continue
       if (removed >= limit) return removed
       const path = join(s.layout[outcome], file)
@@ -103,16 +106,20 @@ async function retainSuperseded(s: Spool, keep: number, limit: number): Promise<
 /** Scratch of final jobs, requests for jobs that nobody knows, notes about things that are gone. */
 async function removeStrays(s: Spool): Promise<void> {
   const DAY = 86_400_000
-  const known = new Map((await listJobs(s)).map((j) => [j.name.id, j.state]))
-  for (const id of await namesIn(s, s.layout.work)) {
-    const state = known.get(id)
-    if (!ULID.test(id) || s.clock.now() - ulidTime(id) < DAY) continue
+  const requests = (await namesIn(s, s.layout.control)).filter((f) => CANCEL.test(f))
+  const scratch = (await namesIn(s, s.layout.work)).filter((id) => ULID.test(id) && s.clock.now() - ulidTime(id) > DAY)
+  const wanted = new Set([...scratch, ...requests.map((f) => CANCEL.exec(f)![1]!)])
+  const known = await locate(s, wanted)
+  // A job that moved back while we looked (a retry) was in neither place: only who is missed twice is not there.
+  const again = await locate(s, new Set([...wanted].filter((id) => !known.has(id))))
+  for (const id of scratch) {
+    const state = (known.get(id) ?? again.get(id))?.state
     if (state === undefined || state === 'done' || state === 'cancelled' || state === 'rejected')
       await removeTree(s, join(s.layout.work, id))
   }
-  for (const file of await namesIn(s, s.layout.control)) {
-    const id = /^cancel-([0-9A-Z]{26})\.json$/.exec(file)?.[1]
-    if (!id || !ULID.test(id) || known.has(id)) continue
+  for (const file of requests) {
+    const id = CANCEL.exec(file)![1]!
+    if (known.has(id) || again.has(id)) continue
     const stat = await s.fs.lstat(join(s.layout.control, file)).catch(() => undefined)
     if (stat && s.clock.now() - stat.mtime_ms > DAY) await removeFile(s, join(s.layout.control, file))
   }

@@ -1,7 +1,7 @@
 /** Status files: what a job is doing, for whoever can read a file. Never the truth itself; the folders are. */
 import { join } from 'node:path'
 import { errno } from './errors.ts'
-import { findJob, type FoundJob, listJobs } from './find.ts'
+import { findJob, type FoundJob, locate } from './find.ts'
 import { ensureDir, namesIn } from './moves.ts'
 import { keyOf, ULID } from './names.ts'
 import { readRecord } from './record.ts'
@@ -103,13 +103,14 @@ export async function statusOf(s: Spool, job: FoundJob): Promise<JobStatus> {
  */
 export async function sweepStatus(s: Spool): Promise<number> {
   const files = (await namesIn(s, s.layout.output)).filter((f) => f.endsWith('.status.json') && !f.startsWith('.'))
-  if (files.length === 0) return 0
-  const jobs = new Map((await listJobs(s)).map((j) => [j.name.id, j]))
-  let mended = 0
+  const said: { file: string; status: JobStatus }[] = []
   for (const file of files) {
-    const path = join(s.layout.output, file)
-    const status = await readStatusFile(s, path)
-    if (!status || !ULID.test(status.id)) continue
+    const status = await readStatusFile(s, join(s.layout.output, file))
+    if (status && ULID.test(status.id)) said.push({ file, status })
+  }
+  const jobs = await locate(s, new Set(said.map((x) => x.status.id)))
+  let mended = 0
+  for (const { file, status } of said) {
     const job = jobs.get(status.id)
     if (!job) continue // its record was retained away; the answer stays
     const answer = file.slice(0, -'.status.json'.length)
