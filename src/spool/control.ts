@@ -1,11 +1,11 @@
 /** Requests to agents, as files that anybody who may write to control/ can leave: cancel a job, pause the instance. */
 import { join } from 'node:path'
 import { openClaim, takeOver } from './attempt.ts'
-import { commit } from './commit.ts'
 import { errno } from './errors.ts'
 import { namesIn, removeFile } from './moves.ts'
 import { type JobName, OUTCOMES, parseJobName, renamed, ULID } from './names.ts'
 import { randomHex, type Spool } from './spool.ts'
+import { commitUnrun } from './unrun.ts'
 
 const CANCEL = /^cancel-([0-9A-Z]{26})\.json$/
 
@@ -88,30 +88,8 @@ export async function processCancels(s: Spool): Promise<JobName[]> {
 async function commitCancelled(s: Spool, name: JobName, by: string): Promise<void> {
   const c = await openClaim(s, name)
   if (!c) return
-  const at = new Date(s.clock.now()).toISOString()
-  const error = `The job was cancelled before it ran, by ${by}. Nothing was converted. Drop it again to run it.`
-  const base = {
-    schema: 1,
-    id: name.id,
-    name: c.record.answer,
-    kind: c.record.kind,
-    state: 'cancelled',
-    epoch: name.epoch,
-  }
-  await commit(s, c, 'cancelled', {
-    error,
-    result: { ...base, error: { code: 'cancelled', message: error }, finished_at: at },
-    status: {
-      ...base,
-      reason: error,
-      since: at,
-      finished_at: at,
-      attempt: name.failures + name.crashes,
-      priority: name.priority,
-      accepted_at: c.record.drop.at,
-      drop_file: c.record.drop.file,
-    },
-  })
+  const message = `The job was cancelled before it ran, by ${by}. Nothing was converted. Drop it again to run it.`
+  await commitUnrun(s, c, 'cancelled', { code: 'cancelled', message, attempt: name.failures + name.crashes })
 }
 
 /** Pauses or resumes the whole instance, on every host, across restarts. Running jobs go on. */

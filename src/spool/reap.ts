@@ -1,12 +1,12 @@
 /** What a dead agent left behind: its half-accepted drops are taken over, its claims go back to new/. */
 import { join } from 'node:path'
 import { openClaim } from './attempt.ts'
-import { commit } from './commit.ts'
 import { errno } from './errors.ts'
 import { move, namesIn, removeFile } from './moves.ts'
 import { type JobName, parseJobName, renamed } from './names.ts'
 import { deadOwners, me } from './owner.ts'
 import { randomHex, type Spool } from './spool.ts'
+import { commitUnrun } from './unrun.ts'
 
 export interface Reaped {
   deadOwners: string[]
@@ -79,30 +79,8 @@ async function reapJob(s: Spool, claimed: string, name: JobName, out: Reaped): P
 async function giveUp(s: Spool, name: JobName): Promise<void> {
   const c = await openClaim(s, name)
   if (!c) return
-  const error =
+  const message =
     `The agent that ran this job died ${name.crashes} times, which is more than max_crashes (${s.maxCrashes}) allows. ` +
     `Read the agent's journal around these times, then run: vmspool retry ${name.id}`
-  const at = new Date(s.clock.now()).toISOString()
-  const base = {
-    schema: 1,
-    id: name.id,
-    name: c.record.answer,
-    kind: c.record.kind,
-    state: 'failed',
-    epoch: name.epoch,
-  }
-  await commit(s, c, 'failed', {
-    error,
-    result: { ...base, error: { code: 'crashed', message: error }, finished_at: at },
-    status: {
-      ...base,
-      reason: error,
-      since: at,
-      finished_at: at,
-      attempt: name.failures + name.crashes,
-      priority: name.priority,
-      accepted_at: c.record.drop.at,
-      drop_file: c.record.drop.file,
-    },
-  })
+  await commitUnrun(s, c, 'failed', { code: 'crashed', message, attempt: name.failures + name.crashes })
 }

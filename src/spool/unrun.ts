@@ -1,0 +1,34 @@
+/** Ends that no handler decided: a rejected drop, a job cancelled while it waited, one whose agents kept dying. */
+import type { Claim } from './attempt.ts'
+import { commit } from './commit.ts'
+import type { Outcome } from './names.ts'
+import type { Spool } from './spool.ts'
+
+/** Commits a claim that was not run, with the reason as its error, its result and its last status. */
+export function commitUnrun(
+  s: Spool,
+  c: Claim,
+  outcome: Exclude<Outcome, 'done'>,
+  o: { code: string; message: string; attempt: number; result?: Record<string, unknown> },
+): Promise<'committed' | 'fenced'> {
+  const at = new Date(s.clock.now()).toISOString()
+  const { name, record } = c
+  const base = {
+    schema: 1,
+    id: name.id,
+    name: record.answer,
+    kind: record.kind,
+    state: outcome,
+    epoch: name.epoch,
+    attempt: o.attempt,
+    priority: name.priority,
+    accepted_at: record.drop.at,
+    drop_file: record.drop.file,
+    finished_at: at,
+  }
+  return commit(s, c, outcome, {
+    error: o.message,
+    result: { ...base, error: { code: o.code, message: o.message }, ...o.result },
+    status: { ...base, reason: o.message, since: at },
+  })
+}
