@@ -73,8 +73,9 @@ describe.concurrent('order', () => {
     // Fails twice, then succeeds.
     const argv = ['sh', '-c', `echo x >> ${tries}; [ $(wc -l < ${tries}) -ge 3 ]`]
     await drop(b, commandManifest('flaky', argv, { retry: { max_attempts: 5 } }))
+    // The status says so a moment before the job's file is moved.
     await until('it waits for its retry', async () => (await statusOf(b, 'flaky'))?.state === 'retrying')
-    expect(await readdir(b.layout.held)).toHaveLength(1)
+    await until('it lies in held/', async () => (await readdir(b.layout.held)).length === 1)
     await agent.kill()
     await b.start()
     expect(await endOf(b, 'flaky')).toMatchObject({ state: 'succeeded' })
