@@ -156,6 +156,37 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
     'What compressed qcow2 disks use; zlib is read by older QEMU too.',
     live,
   ),
+  'convert.path': set(
+    choice(['auto', 'zero-copy', 'inflate', 'qemu-img']),
+    'auto',
+    'How disks are copied when the manifest does not say; auto takes the fastest that can be used.',
+    live,
+  ),
+  'convert.strict': set(
+    bool,
+    false,
+    'Re-encode compressed clusters, for readers that know only the 4 KiB window of qemu.',
+    live,
+  ),
+  'convert.workers': set(
+    wholeOrAuto(1, 64, () => Math.min(16, availableParallelism())),
+    'auto',
+    'Threads of one conversion that inflate or check grains; auto: the processors that the agent may use, at most 16.',
+    live,
+  ),
+  'convert.grains': set(
+    choice(['full', 'structure']),
+    'full',
+    'Check of compressed grains that are not re-encoded: full inflates them; structure, which a manifest may then ask for too, looks at their markers only.',
+    live,
+  ),
+  'convert.compare': set(
+    choice(['none', 'sample', 'full']),
+    'none',
+    'Compare finished images with their sources when the manifest does not say.',
+    live,
+  ),
+  'convert.output_checksum': set(bool, false, 'Put the SHA-256 of each output into the result.', live),
   'convert.max_virtual_size': set(
     size(2 ** 20, 2 ** 53 - 1),
     '64T',

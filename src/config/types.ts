@@ -49,6 +49,12 @@ export interface Config {
     compress: 'auto' | 'yes' | 'no'
     compress_level: number
     compression_type: 'zlib' | 'zstd'
+    path: 'auto' | 'zero-copy' | 'inflate' | 'qemu-img'
+    strict: boolean
+    workers: number
+    grains: 'full' | 'structure'
+    compare: 'none' | 'sample' | 'full'
+    output_checksum: boolean
     max_virtual_size: number
     qemu_threads: number
     /** 0: no watchdog. */

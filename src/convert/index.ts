@@ -4,6 +4,7 @@ export { convertDisks } from './run.ts'
 export type {
   ConvertPlan,
   ConvertReport,
+  CopyPath,
   OutputFormat,
   StageWarning,
 } from './types.ts'

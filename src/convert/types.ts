@@ -32,7 +32,21 @@ export interface ConvertPlan {
     compression_type: 'zlib' | 'zstd'
     /** also write `<name>.qcow2` when the format is another one */
     poll_name: boolean
+    /** put the SHA-256 of each output into its {@link Artifact} */
+    checksum: boolean
   }
+  /** how to copy; a path that was asked for and cannot be used is an error, `auto` takes the fastest that can */
+  path: 'auto' | CopyPath
+  /** re-encode compressed clusters, for readers that know only qemu's window of 4 KiB */
+  strict: boolean
+  validate: {
+    /** structure is used only where `structure_allowed` or a checksum of the same bytes is verified */
+    grains: 'full' | 'structure'
+    structure_allowed: boolean
+    compare: 'none' | 'sample' | 'full'
+  }
+  /** threads that inflate or check grains */
+  workers: number
   /** finished files are moved here at the end */
   dir: string
   /** ours alone, on the same filesystem as `dir`; copies and artefact records lie here */
@@ -83,8 +97,11 @@ export interface StageReport {
   error?: string
 }
 
-/** How one disk was copied; more paths than qemu-img's come with the fast ones. */
-type CopyPath = 'qemu-img'
+/**
+ * How one disk is copied. zero-copy: the compressed grains of a streamOptimized VMDK become compressed clusters as they are. inflate:
+ * they are inflated by worker threads. qemu-img: everything else.
+ */
+export type CopyPath = 'zero-copy' | 'inflate' | 'qemu-img'
 
 export interface DiskReport {
   id: string
@@ -100,6 +117,10 @@ export interface DiskReport {
   checksum_verified: boolean
   path: CopyPath
   path_reason: string
+  /** how the grains of a zero copy were checked */
+  grains?: 'full' | 'structure'
+  /** what zero-copy did: cloned (FICLONE) or copied bytes */
+  transfer?: 'clone' | 'copy'
   /** true: an earlier attempt had made it */
   adopted: boolean
   boot: boolean
@@ -116,6 +137,8 @@ export interface Artifact {
   size_bytes: number
   allocated_bytes: number
   compressed: boolean
+  /** of the file, hexadecimal; when asked for */
+  sha256?: string
   boot: boolean
   boot_order_hint: number
   /** what `<name>.qcow2` is when another format was asked for */

@@ -1,11 +1,17 @@
 import { availableParallelism } from 'node:os'
-import type { OutputFormat } from '../convert/index.ts'
+import type { CopyPath, OutputFormat } from '../convert/index.ts'
 
 /** What the configuration says about conversions. Sizes in bytes, times in milliseconds. */
 export interface ConvertSettings {
   format: OutputFormat
   compress: 'auto' | 'yes' | 'no'
   compression_type: 'zlib' | 'zstd'
+  path: 'auto' | CopyPath
+  strict: boolean
+  workers: number
+  grains: 'full' | 'structure'
+  compare: 'none' | 'sample' | 'full'
+  output_checksum: boolean
   max_virtual_size: number
   reserve_bytes: number
   threads: number
@@ -19,6 +25,12 @@ const DEFAULTS: ConvertSettings = {
   format: 'qcow2',
   compress: 'auto',
   compression_type: 'zstd',
+  path: 'auto',
+  strict: false,
+  workers: Math.min(16, availableParallelism()),
+  grains: 'full',
+  compare: 'none',
+  output_checksum: false,
   max_virtual_size: 64 * 2 ** 40,
   reserve_bytes: 256 * 2 ** 20,
   threads: Math.min(16, Math.max(1, availableParallelism() * 4)),
@@ -39,6 +51,12 @@ export function settingsOf(config: unknown): ConvertSettings {
     format: pick(convert.format, 'string', DEFAULTS.format),
     compress: pick(convert.compress, 'string', DEFAULTS.compress),
     compression_type: pick(convert.compression_type, 'string', DEFAULTS.compression_type),
+    path: pick(convert.path, 'string', DEFAULTS.path),
+    strict: pick(convert.strict, 'boolean', DEFAULTS.strict),
+    workers: pick(convert.workers, 'number', DEFAULTS.workers),
+    grains: pick(convert.grains, 'string', DEFAULTS.grains),
+    compare: pick(convert.compare, 'string', DEFAULTS.compare),
+    output_checksum: pick(convert.output_checksum, 'boolean', DEFAULTS.output_checksum),
     max_virtual_size: pick(convert.max_virtual_size, 'number', DEFAULTS.max_virtual_size),
     reserve_bytes: pick(space.reserve_bytes, 'number', DEFAULTS.reserve_bytes),
     threads: Math.min(16, Math.max(1, pick(convert.qemu_threads, 'number', DEFAULTS.threads) || DEFAULTS.threads)),

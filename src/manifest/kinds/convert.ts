@@ -147,6 +147,7 @@ export const convertManifest = z
         directory: z.string().optional(),
         format: z.enum(outputFormats).optional(),
         filename: z.string().optional(),
+        checksum: flag('Put the SHA-256 of each output into the result.'),
       })
       .optional(),
     options: z
@@ -160,7 +161,28 @@ export const convertManifest = z
       .union([z.boolean(), z.enum(['auto', 'yes', 'no'])], { error: 'must be "auto", true ("yes") or false ("no")' })
       .optional()
       .meta({ description: 'Default: as the agent is configured. Comes before pipeline.convert.compress.' }),
-    validate: z.looseObject({ grains: z.enum(['full', 'structure']).optional() }).optional(),
+    convert: z
+      .looseObject({
+        path: z
+          .enum(['auto', 'zero-copy', 'inflate', 'qemu-img'])
+          .optional()
+          .meta({ description: 'How disks are copied; auto takes the fastest that can be used.' }),
+        strict: flag('Re-encode compressed clusters, for readers that know only the 4 KiB window of qemu.'),
+        compression_type: z.enum(['zlib', 'zstd']).optional(),
+      })
+      .optional(),
+    validate: z
+      .looseObject({
+        grains: z.enum(['full', 'structure']).optional().meta({
+          description:
+            'full inflates every compressed grain and checks its Adler-32; structure checks markers and bounds, where a checksum of the file is verified or the configuration allows it.',
+        }),
+        compare: z
+          .enum(['none', 'sample', 'full'])
+          .optional()
+          .meta({ description: 'Compare the finished image with its source.' }),
+      })
+      .optional(),
     libvirt_integration: z
       .looseObject({
         enabled: z.boolean().optional(),
