@@ -27,6 +27,12 @@ export interface FoundDisk {
   digest?: Digest & { name: string }
 }
 
+/** What an OVA or OVF holds. */
+export interface Expanded {
+  disks: FoundDisk[]
+  ovf: Ovf
+}
+
 /** Where files that an OVF names come from. */
 interface Shelf {
   get(name: string): Promise<ImageWindow>
@@ -41,7 +47,7 @@ export async function expandArchive(
   kind: 'ova' | 'ovf',
   id: string,
   warnings: string[],
-): Promise<FoundDisk[]> {
+): Promise<Expanded> {
   try {
     const shelf = kind === 'ova' ? await shelfOfOva(w) : await shelfOfOvf(w)
     const ovf = parseOvf(shelf.ovf)
@@ -50,7 +56,7 @@ export async function expandArchive(
       warnings.push(`${JSON.stringify(w.label)} has no manifest (.mf), so its disks' checksums cannot be verified.`)
     const own = digests?.get(shelf.ovfName)
     if (own) await checkDescriptor(shelf, own)
-    return await disksOf(shelf, ovf, id, digests)
+    return { disks: await disksOf(shelf, ovf, id, digests), ovf }
   } catch (e) {
     if (!(e instanceof FormatError)) throw e
     const looks = e.code === 'not-tar' ? await detectFormat(w.source) : undefined

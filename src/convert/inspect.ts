@@ -10,6 +10,8 @@ import {
   measure,
   type OpenedFile,
   openBeneath,
+  type Ovf,
+  type SourceFormat,
   wholeFile,
 } from '../images/index.ts'
 import { expandArchive, type FoundDisk } from './archive.ts'
@@ -35,6 +37,8 @@ export interface OpenedDisk {
   planned: PlannedDisk
   window: ImageWindow
   disks: SourceDisk[]
+  /** of an OVA or OVF */
+  ovf?: Ovf
 }
 
 export interface Inspected {
@@ -72,17 +76,20 @@ export async function inspectSources(plan: ConvertPlan, hooks: ConvertHooks): Pr
       if (planned.bytes && planned.bytes !== window.size) {
         warnings.push(`Size mismatch (expected ${planned.bytes}, got ${window.size}) for disk "${planned.id}".`)
       }
-      const found: FoundDisk[] =
+      const expanded =
         planned.source_format === 'ova' || planned.source_format === 'ovf'
           ? await expandArchive(window, planned.source_format, planned.id, warnings)
-          : [{ id: planned.id, format: planned.source_format, window }]
+          : undefined
+      const found: FoundDisk[] = expanded?.disks ?? [
+        { id: planned.id, format: planned.source_format as SourceFormat, window },
+      ]
       const disks: SourceDisk[] = []
       for (const [n, f] of found.entries()) {
         const boot = index === plan.boot && n === 0
         const id = n === 0 && found.length === 1 ? planned.id : unique(f.id, ids)
         disks.push(await inspectDisk(plan, hooks, planned, { ...f, id }, boot, warnings))
       }
-      opened.push({ planned, window, disks })
+      opened.push({ planned, window, disks, ...(expanded ? { ovf: expanded.ovf } : {}) })
     }
     return { opened, disks: opened.flatMap((o) => o.disks), warnings, close }
   } catch (e) {

@@ -1,27 +1,86 @@
 import { XMLParser } from 'fast-xml-parser'
-import { FormatError } from './source.ts'
+import { type Attachment, attachments, type OvfController, readHardware } from './ovf-hardware.ts'
+import { all, attribute, bad, bytesOf, type Node, one, sections, textOf } from './ovf-xml.ts'
 
-/** What a conversion needs of an OVF envelope. Source: DMTF DSP0243 (OVF 1.1, 2.x). */
-interface OvfDisk {
+/** Source: DMTF DSP0243 (OVF 1.1, 2.x), and what vSphere, VirtualBox and oVirt write beyond it. */
+export interface OvfDisk {
   disk_id: string
   /** as written; MUST be checked before it is used as a file name */
   href: string
   /** bytes */
   capacity?: number
+  /** as written: gzip, bzip2, identity */
   compression?: string
+  /** bytes of each part, when the file is cut into `<href>.000000000`, `<href>.000000001`, … */
+  chunk_size?: number
+  /** what the OVF says the file is; counts where the name tells nothing */
+  format?: 'vmdk' | 'qcow2' | 'raw' | 'vhd' | 'vhdx' | 'vdi'
+  /** `index` counts the controllers of one bus from 0 */
+  controller?: OvfController
+  /** place on the controller */
+  unit?: number
+  /** the lowest boots; only oVirt and some of vSphere's writers state it */
+  boot_order?: number
 }
 
+export interface OvfNic {
+  name?: string
+  /** lower case with colons */
+  mac?: string
+  network?: string
+  /** as written: E1000, VmxNet3, PCNet32, virtio */
+  model?: string
+}
+
+/** What a conversion and a VM's description need of an OVF envelope. */
 export interface Ovf {
   name?: string
   disks: OvfDisk[]
+  /** ids of disks that the OVF declares without a file: they are empty */
+  empty_disks?: string[]
+  vcpus?: number
+  memory_bytes?: number
+  firmware?: 'bios' | 'uefi'
+  secure_boot?: boolean
+  nics: OvfNic[]
+  /** `id` is the CIM number, `type` e.g. debian12_64Guest (vSphere) or Debian_64 (VirtualBox) */
+  os?: { id?: number; type?: string; version?: string; description?: string }
 }
 
 export const MAX_OVF_BYTES = 4 * 1024 * 1024
 
-type Node = Record<string, unknown>
-
 /** Disks in the order in which the virtual hardware attaches them, others after. @throws {FormatError} bad-ovf */
 export function parseOvf(text: string): Ovf {
+  const envelope = readEnvelope(text)
+  const { declared, empty } = readDisks(envelope)
+  if (declared.size === 0) throw bad('lists no disk with content')
+  const system = virtualSystem(envelope)
+  const attached = attachments(system, envelope)
+  const disks: OvfDisk[] = []
+  for (const a of attached) {
+    const found = diskOf(declared, a)
+    if (!found) continue
+    declared.delete(found.id)
+    disks.push({
+      ...found.disk,
+      ...(a.controller ? { controller: a.controller } : {}),
+      ...(a.unit === undefined ? {} : { unit: a.unit }),
+      ...(a.boot_order === undefined ? {} : { boot_order: a.boot_order }),
+    })
+  }
+  for (const { disk } of declared.values()) disks.push(disk)
+  // a stable sort: without any stated order the hardware's stands
+  disks.sort((a, b) => (a.boot_order ?? 1e9) - (b.boot_order ?? 1e9))
+  const name = textOf(system?.Name) || attribute(system ?? {}, 'id')
+  return {
+    ...(name === '' ? {} : { name }),
+    disks,
+    ...(empty.length === 0 ? {} : { empty_disks: empty }),
+    ...readHardware(system, envelope),
+  }
+}
+
+function readEnvelope(text: string): Node {
   if (text.length > MAX_OVF_BYTES) throw bad(`has ${text.length} characters; at most ${MAX_OVF_BYTES} are read`)
   // an OVF needs no document type, and every entity attack begins with one
   if (/<!DOCTYPE|<!ENTITY/i.test(text)) throw bad('declares a document type or entities, which are not read')
@@ -41,127 +100,101 @@ export function parseOvf(text: string): Ovf {
   }
   const envelope = one(root.Envelope)
   if (!envelope) throw bad('has no Envelope')
+  return envelope
+}
+
+/** The one VM. `<Content xsi:type="ovf:VirtualSystem_Type">` is OVF 0.9's and oVirt's name for it. */
+function virtualSystem(envelope: Node): Node | undefined {
+  const systems: Node[] = []
+  const walk = (n: Node, depth: number): void => {
+    systems.push(...all(n.VirtualSystem), ...all(n.Content).filter((c) => !attribute(c, 'type').includes('Collection')))
+    if (depth < 20) for (const c of all(n.VirtualSystemCollection)) walk(c, depth + 1)
+  }
+  walk(envelope, 0)
+  if (systems.length > 1) throw bad(`describes ${systems.length} virtual machines; export each one by itself`)
+  return systems[0]
+}
+
+interface Declared {
+  id: string
+  file_ref: string
+  disk: OvfDisk
+}
+
+function readDisks(envelope: Node): { declared: Map<string, Declared>; empty: string[] } {
   const files = new Map<string, Node>()
-  for (const f of all(one(envelope.References)?.File)) files.set(attribute(f, 'id'), f)
-  const declared = new Map<string, OvfDisk>()
-  for (const section of sections(envelope, 'DiskSection')) {
-    for (const d of all(section.Disk)) {
-      const fileRef = attribute(d, 'fileRef')
-      if (fileRef === '') continue // an empty disk, made on deployment
-      const file = files.get(fileRef)
-      if (!file) throw bad(`names the file ${JSON.stringify(fileRef)} for a disk but does not list it`)
-      if (attribute(d, 'parentRef') !== '')
-        throw bad(`has a disk (${JSON.stringify(attribute(d, 'diskId'))}) that depends on a parent disk`)
-      const capacity = bytesOf(attribute(d, 'capacity'), attribute(d, 'capacityAllocationUnits'))
-      const compression = attribute(file, 'compression')
-      const id = attribute(d, 'diskId')
-      if (declared.has(id)) throw bad(`has two disks with the id ${JSON.stringify(id)}`)
-      declared.set(id, {
-        disk_id: id,
-        href: attribute(file, 'href'),
-        ...(capacity === undefined ? {} : { capacity }),
-        ...(compression === '' ? {} : { compression }),
-      })
+  for (const f of all(one(envelope.References)?.File)) {
+    const id = attribute(f, 'id')
+    if (id !== '' && files.has(id)) throw bad(`has two files with the id ${JSON.stringify(id)}`)
+    files.set(id, f)
+  }
+  const declared = new Map<string, Declared>()
+  const empty: string[] = []
+  for (const d of sections(envelope, 'DiskSection').flatMap((s) => all(s.Disk))) {
+    const id = attribute(d, 'diskId')
+    const fileRef = attribute(d, 'fileRef')
+    if (fileRef === '') {
+      empty.push(id)
+      continue
     }
+    const file = files.get(fileRef)
+    if (!file) throw bad(`names the file ${JSON.stringify(fileRef)} for a disk but does not list it`)
+    if (attribute(d, 'parentRef') !== '') throw bad(`has a disk (${JSON.stringify(id)}) that depends on a parent disk`)
+    if (declared.has(id)) throw bad(`has two disks with the id ${JSON.stringify(id)}`)
+    declared.set(id, { id, file_ref: fileRef, disk: readDisk(id, d, file) })
   }
-  if (declared.size === 0) throw bad('lists no disk with content')
-  const system = one(envelope.VirtualSystem) ?? one(one(envelope.VirtualSystemCollection)?.VirtualSystem)
-  const ordered: OvfDisk[] = []
-  for (const id of attached(system)) {
-    const disk = declared.get(id)
-    if (disk) ordered.push(disk)
-    declared.delete(id)
+  return { declared, empty }
+}
+
+function readDisk(id: string, d: Node, file: Node): OvfDisk {
+  const stated = attribute(d, 'capacity')
+  // oVirt's export domains write a size in GiB instead
+  const capacity =
+    stated === ''
+      ? bytesOf(attribute(d, 'size'), 'GigaBytes')
+      : bytesOf(stated, attribute(d, 'capacityAllocationUnits'))
+  const compression = attribute(file, 'compression')
+  const chunk = attribute(file, 'chunkSize')
+  const format = formatOf(d)
+  const bus = INTERFACES[attribute(d, 'disk-interface').toLowerCase()]
+  return {
+    disk_id: id,
+    href: attribute(file, 'href'),
+    ...(capacity === undefined ? {} : { capacity }),
+    ...(compression === '' ? {} : { compression }),
+    ...(/^\d{1,15}$/.test(chunk) ? { chunk_size: Number(chunk) } : {}),
+    ...(format === undefined ? {} : { format }),
+    ...(bus ? { controller: { ...bus, index: 0 } } : {}),
+    ...(attribute(d, 'boot').toLowerCase() === 'true' ? { boot_order: 1 } : {}),
   }
-  const name = textOf(system?.Name) || attribute(system ?? {}, 'id')
-  return { ...(name === '' ? {} : { name }), disks: [...ordered, ...declared.values()] }
 }
 
-/** Disk ids in the order controller address, place on the controller. */
-function attached(system: Node | undefined): string[] {
-  const items = all(one(system?.VirtualHardwareSection)?.Item).concat(
-    all(one(system?.VirtualHardwareSection)?.StorageItem),
-  )
-  const controllers = new Map(items.map((i) => [textOf(i.InstanceID), i]))
-  const out: { id: string; controller: number; place: number; seen: number }[] = []
-  for (const [seen, item] of items.entries()) {
-    const m = /^(?:ovf:)?\/disk\/(.+)$/.exec(textOf(all(item.HostResource)[0] ?? item.HostResource))
-    if (!m) continue
-    const parent = controllers.get(textOf(item.Parent))
-    // SCSI, SATA and NVMe controllers come in the order listed; IDE ones by address
-    const controller = parent ? items.indexOf(parent) : Number.MAX_SAFE_INTEGER
-    out.push({ id: m[1]!, controller, place: Number(textOf(item.AddressOnParent)) || 0, seen })
-  }
-  out.sort((a, b) => a.controller - b.controller || a.place - b.place || a.seen - b.seen)
-  return out.map((o) => o.id)
+/** oVirt writes the bus beside the disk. */
+const INTERFACES: Record<string, Omit<OvfController, 'index'> | undefined> = {
+  ide: { bus: 'ide' },
+  sata: { bus: 'sata' },
+  virtio: { bus: 'virtio' },
+  virtio_scsi: { bus: 'scsi', model: 'VirtIO_SCSI' },
 }
 
-/** "10" with units "byte * 2^30" is 10 GiB. Undefined when it is a reference or unreadable. */
-function bytesOf(capacity: string, units: string): number | undefined {
-  if (!/^\d{1,16}$/.test(capacity)) return undefined
-  const u = units.trim()
-  const m = u === '' || u === 'byte' ? ['', '2', '0'] : /^byte\s*\*\s*(\d{1,4})\s*\^\s*(\d{1,2})$/.exec(u)
-  const old = { KiloBytes: 2 ** 10, MegaBytes: 2 ** 20, GigaBytes: 2 ** 30 }[u]
-  const factor =
-    old ?? (m ? Number(m[1]) ** Number(m[2]) : Number(/^byte\s*\*\s*(\d{1,12})$/.exec(u)?.[1] ?? Number.NaN))
-  const n = u === '' || u === 'byte' ? Number(capacity) : Number(capacity) * factor
-  return Number.isSafeInteger(n) ? n : undefined
+function formatOf(d: Node): OvfDisk['format'] {
+  // oVirt gives raw volumes the URI of VMDK, and says what they are here
+  const volume = attribute(d, 'volume-format').toUpperCase()
+  if (volume === 'COW') return 'qcow2'
+  if (volume === 'RAW') return 'raw'
+  const uri = attribute(d, 'format').toLowerCase()
+  if (uri.includes('vmdk')) return 'vmdk'
+  if (uri.includes('qcow')) return 'qcow2'
+  if (uri.includes('vhdx')) return 'vhdx'
+  if (uri.includes('vhd')) return 'vhd'
+  if (uri.includes('vdi')) return 'vdi'
+  return undefined
 }
 
-function sections(envelope: Node, name: string): Node[] {
-  const direct = all(envelope[name])
-  // OVF 0.9 wrote <Section xsi:type="ovf:DiskSection_Type">
-  return direct.concat(all(envelope.Section).filter((s) => attribute(s, 'type').includes(name)))
-}
-
-function all(v: unknown): Node[] {
-  return (Array.isArray(v) ? v : v === undefined ? [] : [v]).filter(
-    (x): x is Node => typeof x === 'object' && x !== null,
-  )
-}
-
-function one(v: unknown): Node | undefined {
-  return all(v)[0]
-}
-
-function attribute(n: Node, name: string): string {
-  const v = n[`@${name}`]
-  return typeof v === 'string' ? v : ''
-}
-
-function textOf(v: unknown): string {
-  const x = Array.isArray(v) ? v[0] : v
-  if (typeof x === 'string') return x.trim()
-  if (typeof x === 'object' && x !== null && typeof (x as Node)['#text'] === 'string')
-    return ((x as Node)['#text'] as string).trim()
-  return ''
-}
-
-function bad(what: string): FormatError {
-  return new FormatError('bad-ovf', `The OVF ${what}.`)
-}
-
-/** One line of an OVF manifest (.mf): "SHA256(disk1.vmdk)= 0123…". Source: DSP0243 5.1. */
-export interface Digest {
-  algorithm: 'sha1' | 'sha256' | 'sha512'
-  hex: string
-}
-
-const LENGTHS = { sha1: 40, sha256: 64, sha512: 128 } as const
-
-/** @throws {FormatError} bad-ovf for a line that is none */
-export function parseMf(text: string): Map<string, Digest> {
-  const out = new Map<string, Digest>()
-  for (const raw of text.split(/\r\n|\n|\r/)) {
-    const line = raw.trim()
-    if (line === '') continue
-    const m = /^(SHA-?1|SHA-?256|SHA-?512)\s*\((.+)\)\s*=\s*([0-9a-fA-F]+)$/i.exec(line)
-    const algorithm = (m?.[1] ?? '').toLowerCase().replace('-', '') as Digest['algorithm']
-    if (!m || m[3]!.length !== LENGTHS[algorithm])
-      throw new FormatError(
-        'bad-ovf',
-        `The OVF's manifest (.mf) has a line that cannot be read: ${JSON.stringify(line.slice(0, 120))}.`,
-      )
-    out.set(m[2]!, { algorithm, hex: m[3]!.toLowerCase() })
-  }
-  return out
+/** What a drive's HostResource names: "ovf:/disk/<disk id>", or in oVirt "<group>/<image>". */
+function diskOf(declared: Map<string, Declared>, a: Attachment): Declared | undefined {
+  const id = /^(?:ovf:)?\/disk\/(.+)$/.exec(a.resource)?.[1]
+  if (id !== undefined) return declared.get(id)
+  const tail = a.resource.split('/').at(-1)!
+  return declared.get(tail) ?? [...declared.values()].find((d) => d.file_ref === a.resource)
 }
