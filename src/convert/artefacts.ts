@@ -1,38 +1,90 @@
-import { constants } from 'node:fs'
-import { copyFile, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
-import { join } from 'node:path'
-
 /**
- * What a finished step left behind, recorded so that a later attempt need not do it again. The record is written after the
- * file is durable, so a record means a whole file.
+ * What finished steps left behind, recorded so that a later attempt need not do them again. A record is written after what it names is
+ * durable, so a record means a whole artefact. Each file has a record of its own: an adoption that is cut off between two files
+ * is gone on with by the attempt after it.
  */
+import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { identityOf } from './identity.ts'
+import { copySparsely, type CopyHooks } from './sparse-copy.ts'
+
+/** The steps whose artefacts are recorded, in their order. */
+export const STEPS = ['unpack', 'copy', 'guest-info', 'fix', 'merge'] as const
+export type Step = (typeof STEPS)[number]
+
+/** An attempt that came before this one. */
+export interface Earlier {
+  dir: string
+  /** nobody writes there any more: what lies there may be moved, else only be copied */
+  dead: boolean
+  /** take over what was made before this step only (`vmspool retry --from`) */
+  before?: Step
+}
+
+export interface StepRecord {
+  schema: 1
+  step: Step
+  /** a file's base name, or what the step made of all disks */
+  name: string
+  /** names everything that decides what the artefact contains; another key means another artefact */
+  key: string
+  /** begun in place and not finished: the file is neither what it was nor what it will be */
+  started?: true
+  /** relative to the attempt's folder; where the file is made and where it goes at the end */
+  file?: string
+  final?: string
+  size_bytes?: number
+  /** see identity.ts */
+  identity?: string
+  duration_ms?: number
+  result?: Record<string, unknown>
+}
+
+/** The record of a finished copy of one disk in one format. */
 export interface CopyRecord {
   schema: 1
   step: 'copy'
   disk_id: string
-  /** relative to the attempt's folder; where the file is made and where it goes at the end */
   file: string
   final: string
   size_bytes: number
   virtual_size_bytes: number
-  /** what it was made from and how; another key means another file */
   key: string
   checksum_verified: boolean
   copy_ms: number
+  identity?: string
 }
 
+type AnyRecord = StepRecord | CopyRecord
 const FOLDER = 'artefacts'
 
-/** fsyncs the file, then records it. */
+/** fsyncs the file and its folder, then records it. */
 export async function recordCopy(scratch: string, r: CopyRecord): Promise<void> {
-  await syncFile(join(scratch, r.file))
-  await writeRecord(scratch, r)
+  await recordFile(scratch, r)
 }
 
-async function writeRecord(scratch: string, r: CopyRecord): Promise<void> {
+/** fsyncs the record's file, where it has one, and records it with its identity. */
+export async function recordStep(scratch: string, r: StepRecord): Promise<void> {
+  if (r.file === undefined || r.started) await writeRecord(scratch, r)
+  else await recordFile(scratch, r)
+}
+
+async function recordFile(scratch: string, r: AnyRecord): Promise<void> {
+  const path = join(scratch, r.file!)
+  await syncFile(path)
+  await syncFile(dirname(path))
+  await writeRecord(scratch, {
+    ...r,
+    size_bytes: (await stat(path)).size,
+    identity: await identityOf(path),
+  } as AnyRecord)
+}
+
+/** Writes a record as it stands: whole and durable, or not at all. */
+async function writeRecord(scratch: string, r: AnyRecord): Promise<void> {
   const folder = join(scratch, FOLDER)
   await mkdir(folder, { recursive: true })
-  const path = join(folder, `${recordName(r)}.json`)
+  const path = join(folder, fileName(r.step, nameOf(r)))
   const temp = `${path}.tmp`
   const h = await open(temp, 'w', 0o600)
   try {
@@ -45,70 +97,185 @@ async function writeRecord(scratch: string, r: CopyRecord): Promise<void> {
   await syncFile(folder)
 }
 
-/**
- * Takes over a copy that an earlier attempt finished: moves it when that attempt is dead, else clones or copies it, so that nobody
- * else can write into what is ours. Undefined when there is none.
- */
-export async function adoptCopy(
-  scratch: string,
-  earlier: readonly { dir: string; dead: boolean }[],
-  want: { disk_id: string; file: string; final: string; key: string },
-): Promise<{ record: CopyRecord; from: string; how: 'moved' | 'copied' } | undefined> {
-  for (const { dir, dead } of earlier) {
-    const record = await readRecord(dir, want)
-    if (!record) continue
-    const source = await existing(dir, record)
-    if (source === undefined) continue
-    const own: CopyRecord = { ...record, file: want.file, final: want.final }
-    const target = join(scratch, want.file)
-    await mkdir(join(target, '..'), { recursive: true })
-    if (dead) {
-      // the record first: after a crash in between the next attempt finds the file where it was, by the old record
-      await writeRecord(scratch, own)
-      await rename(source, target)
-      await syncFile(join(target, '..'))
-      return { record: own, from: dir, how: 'moved' }
-    }
-    try {
-      await copyFile(source, target, constants.COPYFILE_FICLONE | constants.COPYFILE_EXCL)
-    } catch (e) {
-      await rm(target, { force: true })
-      if ((e as NodeJS.ErrnoException).code === 'ENOENT') continue // its owner moved it meanwhile
-      throw e
-    }
-    if ((await stat(target)).size !== record.size_bytes) {
-      await rm(target, { force: true })
-      continue
-    }
-    await recordCopy(scratch, own)
-    return { record: own, from: dir, how: 'copied' }
-  }
-  return undefined
+export async function readStep(dir: string, step: Step, name: string): Promise<StepRecord | undefined> {
+  return read<StepRecord>(dir, step, name)
 }
 
-async function readRecord(
-  dir: string,
-  want: { disk_id: string; file: string; key: string },
-): Promise<CopyRecord | undefined> {
+async function read<R extends AnyRecord>(dir: string, step: Step, name: string): Promise<R | undefined> {
   try {
-    const r = JSON.parse(await readFile(join(dir, FOLDER, `${recordName(want)}.json`), 'utf8')) as CopyRecord
-    return r.schema === 1 && r.step === 'copy' && r.key === want.key ? r : undefined
+    const r = JSON.parse(await readFile(join(dir, FOLDER, fileName(step, name)), 'utf8')) as R
+    return r.schema === 1 && r.step === step ? r : undefined
   } catch {
     return undefined
   }
 }
 
-async function existing(dir: string, r: CopyRecord): Promise<string | undefined> {
-  for (const name of [r.file, r.final]) {
-    const path = join(dir, name)
-    const s = await stat(path).catch(() => undefined)
-    if (s?.isFile() && s.size === r.size_bytes) return path
+/** Whether what this step made in that attempt may be used at all. */
+export function allows(e: Earlier, step: Step): boolean {
+  return e.before === undefined || STEPS.indexOf(step) < STEPS.indexOf(e.before)
+}
+
+type How = 'moved' | 'copied'
+
+/**
+ * Takes over a copy that an earlier attempt finished: moves it when that attempt is dead, else clones or copies it, so that nobody
+ * else can write into what is ours. Undefined when there is none.
+ *
+ * A merge writes into the copy in place. So beside each copy its merge record is looked at: finished under the same fix means that the copy
+ * is the merged file; begun means that it is neither, and of use only to whoever owns it alone and merges again.
+ */
+export async function adoptCopy(
+  scratch: string,
+  earlier: readonly Earlier[],
+  want: {
+    disk_id: string
+    file: string
+    final: string
+    key: string
+    /** key of the fix that is planned; without one a file that was merged is of no use */
+    fix_key?: string | undefined
+  },
+  hooks?: CopyHooks,
+): Promise<{ record: CopyRecord; from: string; how: How } | undefined> {
+  const name = basename(want.file)
+  for (const e of earlier) {
+    if (!allows(e, 'copy')) continue
+    const record = await read<CopyRecord>(e.dir, 'copy', name)
+    if (record?.key !== want.key) continue
+    const merge = await readStep(e.dir, 'merge', name)
+    const own: CopyRecord = { ...record, file: want.file, final: want.final }
+    const state = merge && usableMerge(merge, e, want.fix_key)
+    if (merge && state === undefined) {
+      const before = merge.result?.before
+      if (typeof before !== 'string') continue
+      const how = await take(scratch, e, { ...own, from: [before] }, [own], hooks)
+      if (how) return { record: own, from: e.dir, how }
+      continue
+    }
+    const places = [record.file, record.final]
+    if (merge) {
+      const ownMerge: StepRecord = { ...merge, file: want.file, final: want.final }
+      const as = state === 'begun' ? { file: want.file, from: places } : { ...ownMerge, from: places }
+      const how = await take(scratch, e, as as Taken, [own, ownMerge], hooks)
+      if (how) return { record: own, from: e.dir, how }
+      continue
+    }
+    const how = await take(scratch, e, { ...own, from: places }, [own], hooks, async () => {
+      // it began to be merged while we copied: the copy may be torn
+      return (await readStep(e.dir, 'merge', name)) === undefined
+    })
+    if (how) return { record: own, from: e.dir, how }
   }
   return undefined
 }
 
-function recordName(r: { disk_id: string; file: string }): string {
-  return `copy-${r.file.replace(/^.*\//, '')}`
+function usableMerge(merge: StepRecord, e: Earlier, fixKey: string | undefined): 'finished' | 'begun' | undefined {
+  if (fixKey === undefined || merge.key !== fixKey) return undefined
+  if (!merge.started) return allows(e, 'merge') ? 'finished' : undefined
+  return e.dead && allows(e, 'fix') ? 'begun' : undefined
+}
+
+/** Takes over any other step's artefact, the latest that matches. */
+export async function adoptStep(
+  scratch: string,
+  earlier: readonly Earlier[],
+  want: { step: Step; name: string; key: string },
+  hooks?: CopyHooks,
+): Promise<{ record: StepRecord; from: string; how: How } | undefined> {
+  for (const e of earlier) {
+    if (!allows(e, want.step)) continue
+    const record = await readStep(e.dir, want.step, want.name)
+    if (record?.key !== want.key || record.started) continue
+    if (record.file === undefined) {
+      await writeRecord(scratch, record)
+      return { record, from: e.dir, how: 'copied' }
+    }
+    const how = await take(
+      scratch,
+      e,
+      { ...record, file: record.file, from: [record.file, record.final] },
+      [record],
+      hooks,
+    )
+    if (how) return { record, from: e.dir, how }
+  }
+  return undefined
+}
+
+interface Taken {
+  file: string
+  from: readonly (string | undefined)[]
+  size_bytes?: number
+  identity?: string
+}
+
+/** Moves or copies one file and writes the records that go with it; undefined when it is not (or no longer) what was recorded. */
+async function take(
+  scratch: string,
+  e: Earlier,
+  t: Taken,
+  records: readonly AnyRecord[],
+  hooks: CopyHooks | undefined,
+  stillWhole?: () => Promise<boolean>,
+): Promise<How | undefined> {
+  const source = await existing(e.dir, t)
+  if (source === undefined) return undefined
+  const target = join(scratch, t.file)
+  await mkdir(dirname(target), { recursive: true })
+  const forget = async (): Promise<void> => {
+    for (const r of records) await rm(join(scratch, FOLDER, fileName(r.step, nameOf(r))), { force: true })
+  }
+  if (e.dead) {
+    // the records first: after a crash in between the next attempt finds the file where it was, by the old records
+    for (const r of records) await writeRecord(scratch, r)
+    try {
+      await rename(source, target)
+    } catch (error) {
+      await forget()
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined // another retry of the same job was faster
+      throw error
+    }
+    await syncFile(dirname(target))
+    return 'moved'
+  }
+  try {
+    await copySparsely(source, target, hooks)
+  } catch (error) {
+    await rm(target, { force: true })
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined // its owner moved it meanwhile
+    throw error
+  }
+  const same =
+    t.size_bytes === undefined ||
+    ((await stat(target)).size === t.size_bytes &&
+      (t.identity === undefined || (await identityOf(target)) === t.identity))
+  if (!same || (stillWhole && !(await stillWhole()))) {
+    await rm(target, { force: true })
+    return undefined
+  }
+  await syncFile(target)
+  await syncFile(dirname(target))
+  for (const r of records) await writeRecord(scratch, r)
+  return 'copied'
+}
+
+async function existing(dir: string, t: Taken): Promise<string | undefined> {
+  for (const name of t.from) {
+    if (name === undefined) continue
+    const path = join(dir, name)
+    const s = await stat(path).catch(() => undefined)
+    if (!s?.isFile() || (t.size_bytes !== undefined && s.size !== t.size_bytes)) continue
+    if (t.identity === undefined || (await identityOf(path).catch(() => '')) === t.identity) return path
+  }
+  return undefined
+}
+
+function nameOf(r: AnyRecord): string {
+  return r.step === 'copy' ? basename(r.file!) : (r as StepRecord).name
+}
+
+function fileName(step: Step, name: string): string {
+  return `${step}-${name}.json`
 }
 
 /** fsync of a file or folder. */

@@ -47,12 +47,12 @@ export async function copyOpened(
     hooks.signal.throwIfAborted()
     const key = copyKey(plan, target)
     const final = relativeFinal(plan, target.final)
-    const found = await adoptCopy(plan.scratch, plan.earlier, {
-      disk_id: target.disk.id,
-      file: target.file,
-      final,
-      key,
-    })
+    const found = await adoptCopy(
+      plan.scratch,
+      plan.earlier,
+      { disk_id: target.disk.id, file: target.file, final, key, fix_key: plan.fix?.key },
+      hooks,
+    )
     if (found) {
       hooks.log(
         'agent',

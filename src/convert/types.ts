@@ -1,5 +1,7 @@
 import type { SourceFormat, Submitter } from '../images/index.ts'
 import type { ProcessIdentity } from '../process/index.ts'
+import type { Earlier } from './artefacts.ts'
+import type { FixPlan, FixReport, GuestInfo, GuestToolSettings } from './fix/types.ts'
 
 /** One entry of the manifest's `disks`; an OVA or OVF may turn into several. */
 export interface PlannedDisk {
@@ -52,7 +54,7 @@ export interface ConvertPlan {
   /** ours alone, on the same filesystem as `dir`; copies and artefact records lie here */
   scratch: string
   /** folders of earlier attempts, the latest first; `dead`: nobody writes there any more */
-  earlier: readonly { dir: string; dead: boolean }[]
+  earlier: readonly Earlier[]
   import_roots: readonly string[]
   /** files below this folder were taken from the submitter, so only the file's own permissions count */
   payload_dir?: string
@@ -64,6 +66,13 @@ export interface ConvertPlan {
   no_progress_timeout_ms: number
   verify_checksum: boolean
   dry_run: boolean
+  /** what is to be done inside the guest; absent: nothing */
+  fix?: FixPlan
+  /** look which system the disks hold (virt-inspector) */
+  guest_info?: boolean
+  guest_tools?: GuestToolSettings
+  /** files put here are kept with the job, whatever becomes of it; absent: only the job's log is kept */
+  logs_dir?: string
 }
 
 interface ConvertProgress {
@@ -151,6 +160,10 @@ export interface ConvertReport {
   disks: DiskReport[]
   artifacts: Artifact[]
   warnings: StageWarning[]
+  /** what was done inside the guest */
+  fix?: FixReport
+  guest?: GuestInfo
+  guest_error?: string
   /** dry run: what the copy would need */
   estimate: { bytes: number; time_ms: number; free_bytes: number }
 }
