@@ -16,6 +16,13 @@ export const forTests = {
   strace: 'strace',
   'mkfs.ext4': 'e2fsprogs',
 }
+/** What only `npm run soak` needs, because it takes long to install or to run. */
+export const forSoak = {
+  ...forTests,
+  debootstrap: 'debootstrap',
+  'qemu-system-x86_64': 'qemu-system-x86',
+  sfdisk: 'fdisk',
+}
 export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq' }
 
 function readJson(file) {
@@ -85,7 +92,7 @@ export function prepare(programs = forTests, say = (line) => process.stdout.writ
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   try {
-    prepare(process.argv[2] === 'bench' ? forBench : forTests)
+    prepare({ bench: forBench, soak: forSoak }[process.argv[2] ?? ''] ?? forTests)
   } catch (error) {
     process.stderr.write(`${error.message}\n`)
     process.exit(1)
