@@ -71,6 +71,7 @@ export function pipelineReport(o: {
     dry_run: r.dry_run,
     ...(r.dry_run ? { estimate: r.estimate } : {}),
     disks: r.disks,
+    phases: r.stages.map(({ name, duration_ms }) => ({ name, duration_ms })),
   }
 }
 
