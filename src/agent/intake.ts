@@ -13,7 +13,8 @@ const PENDING_MS = 100
 function optionsOf(a: Agent): IntakeOptions {
   const c = a.config.intake
   return {
-    parse: (bytes, fileName) => parseManifest(bytes, { fileName, maxBytes: c.max_manifest_bytes }),
+    parse: (bytes, fileName) =>
+      parseManifest(bytes, { fileName, maxBytes: c.max_manifest_bytes, dropDir: a.spool.layout.queue }),
     knownKinds: new Set(handlers.keys()),
     batch: c.batch,
     settings: {

@@ -69,7 +69,7 @@ export async function prepareManifest(path: string): Promise<Prepared> {
 export function prepareBytes(bytes: Uint8Array, path: string, folder: string): Prepared {
   const fileName = basename(path)
   const asIs = parseManifest(bytes, { fileName })
-  if (asIs.state === 'complete') return prepared(asIs, bytes, fileName)
+  if (asIs.state === 'complete' && !asIs.rewritten) return prepared(asIs, bytes, fileName)
   const resolved = parseManifest(bytes, { fileName, baseDir: folder })
   if (resolved.state !== 'complete') throw new ManifestError(path, resolved.diagnostics)
   const stem = fileName.slice(0, fileName.length - extname(fileName).length)

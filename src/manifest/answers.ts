@@ -1,12 +1,15 @@
+import { batchSuffix } from './safe-name.ts'
 import type { ConvertManifest } from './kinds/convert.ts'
 import type { Manifest } from './kinds/index.ts'
 
 /**
  * What the answer files of a job are called: `source.vm_name`, else `name`, else `vm` for a conversion, which is what
- * hyperexport polls for (contracts A1). Undefined for another kind without a name.
+ * hyperexport polls for (contracts A1). Undefined for another kind without a name. A batch is answered as `<name>.batch`: it and a VM may be
+ * called alike, and no VM waits for a name that its own batch holds.
  */
 export function answerNameOf(m: Manifest): string | undefined {
   if (m.kind === 'convert') return m.source?.vm_name || m.name || 'vm'
+  if (m.kind === 'batch') return m.name + batchSuffix
   return m.name || undefined
 }
 

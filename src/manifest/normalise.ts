@@ -1,7 +1,8 @@
-import { resolve } from 'node:path'
+import { basename, extname, resolve } from 'node:path'
 import { parseDuration } from '../text/units.ts'
 import { timeOf } from './time.ts'
 import type { Manifest } from './kinds/index.ts'
+import { batchSuffix, safeName } from './safe-name.ts'
 
 export interface ManifestDefaults {
   priority?: number
@@ -15,7 +16,10 @@ export interface ManifestDefaults {
  * Booleans that are absent stay absent: Go drops an explicit false, so "absent" and "false" are different statements
  * (contracts A7 17), and each step chooses the safe default for what was not said.
  */
-export function normalise(m: Manifest, o: { defaults?: ManifestDefaults; baseDir?: string }): Manifest {
+export function normalise(
+  m: Manifest,
+  o: { fileName?: string; defaults?: ManifestDefaults; baseDir?: string; dropDir?: string },
+): Manifest {
   const out: Record<string, unknown> = { ...m }
   delete out.submitter
   if (m.timeout !== undefined) {
@@ -39,7 +43,28 @@ export function normalise(m: Manifest, o: { defaults?: ManifestDefaults; baseDir
     if (m.compress !== undefined)
       out.compress = (m.compress as unknown) === 'yes' ? true : (m.compress as unknown) === 'no' ? false : m.compress
   }
+  if (m.kind === 'batch') {
+    const stem = basename(o.fileName ?? '', extname(o.fileName ?? ''))
+    out.name = m.name ?? m.batch_metadata?.batch_id ?? (safeName(stem + batchSuffix) ? stem : 'batch')
+    out.batch_metadata = { parallel_limit: 4, continue_on_error: true, ...(m.batch_metadata as object | undefined) }
+    const folder = o.baseDir ?? o.dropDir
+    out.vms = m.vms.map((vm, i) => ({
+      ...vm,
+      id: vm.id ?? `vm_${i}`,
+      ...(folder === undefined ? {} : { manifest: withPaths(vm.manifest, folder) }),
+    }))
+  }
   if (m.kind === 'command' && m.command.argv === undefined)
     out.command = { ...(m.command as object), argv: ['/bin/sh', '-c', m.command.shell] }
   return out as unknown as Manifest
+}
+
+/** A VM's manifest with what it names made absolute: its own path, or the disks of one that stands in the batch. */
+function withPaths(manifest: string | Record<string, unknown>, folder: string): unknown {
+  if (typeof manifest === 'string') return resolve(folder, manifest)
+  if (!Array.isArray(manifest.disks)) return manifest
+  const disks = manifest.disks.map((d: { local_path?: unknown } | null) =>
+    typeof d?.local_path === 'string' ? { ...d, local_path: resolve(folder, d.local_path) } : d,
+  )
+  return { ...manifest, disks }
 }

@@ -1,21 +1,25 @@
 import type { z } from 'zod'
 import { type Diagnostic, pathText, printable, shortValue, valueAt } from '../text/diagnostic.ts'
 import { readJson } from '../text/json.ts'
-import { defaultLimits, lineCounter, offsetOf, type Reading } from '../text/source.ts'
+import { defaultLimits, type Limits, lineCounter, offsetOf, type Reading } from '../text/source.ts'
 import { decodeUtf8 } from '../text/utf8.ts'
 import { readYaml } from '../text/yaml.ts'
 import { dialectOf } from './dialect.ts'
+import type { Dialect } from './dialects/parts.ts'
 import { kinds, type Manifest, type ManifestKind } from './kinds/index.ts'
+import { beyondBatch } from './beyond-batch.ts'
 import { beyondSchema } from './beyond-schema.ts'
 import { isLenient } from './lenient.ts'
 import { type ManifestDefaults, normalise } from './normalise.ts'
 import { prepare, type Say } from './prepare.ts'
-import { safeName } from './safe-name.ts'
+import { batchSuffix, safeName } from './safe-name.ts'
 import { sentenceOf } from './sentences.ts'
 
 /** A manifest is at most 1 MiB (DESIGN section 3). */
 export const maxManifestBytes = 1 << 20
 const mostDiagnostics = 100
+/** A batch of ten thousand VMs has some fifty thousand values; YAML, which is slower to read, keeps the smaller limit. */
+export const jsonLimits: Limits = { ...defaultLimits, values: 120_000 }
 
 export interface ParseOptions {
   /** The name of the drop: `.yaml` and `.yml` are YAML, everything else JSON. */
@@ -24,13 +28,25 @@ export interface ParseOptions {
   defaults?: ManifestDefaults
   /** Where a relative `local_path` starts from (`vmspool check FILE`, `convert`, `submit`). A drop has no folder, so without this one it is refused. */
   baseDir?: string
+  /**
+   * The folder into which the manifest was dropped. Relative paths of batches and of the other dialects start from it when there is no
+   * `baseDir`, as they did in hyper2kvm; those of a `convert` manifest do not.
+   */
+  dropDir?: string
   /** Largest manifest in bytes; default and most 1 MiB. */
   maxBytes?: number
 }
 
 export type ParseOutcome =
   /** Valid. The diagnostics are warnings. */
-  | { state: 'complete'; manifest: Manifest; diagnostics: Diagnostic[]; format: 'json' | 'yaml' }
+  | {
+      state: 'complete'
+      manifest: Manifest
+      diagnostics: Diagnostic[]
+      format: 'json' | 'yaml'
+      /** It was translated, or took its name from the file's: as written it would mean something else elsewhere. */
+      rewritten?: true
+    }
   /** Wrong only in that it ends too early, or empty: it may still be being written. */
   | { state: 'incomplete'; diagnostics: Diagnostic[] }
   /** Wrong, whatever may follow. `partial` is what could be read of who asked for what; `answer` is a safe name. */
@@ -67,13 +83,12 @@ function parse(bytes: Uint8Array, o: ParseOptions): ParseOutcome {
   const locate = lineCounter(decoded.text)
   const at = (offset: number | undefined) => (offset === undefined ? {} : locate(offset))
   if (decoded.state === 'invalid') {
-    const reading =
-      decoded.text === '' ? undefined : format === 'json' ? readJson(decoded.text, defaultLimits) : undefined
+    const reading = decoded.text === '' ? undefined : format === 'json' ? readJson(decoded.text, jsonLimits) : undefined
     // A JSON text that is wrong before the bad byte is better explained by that.
     if (reading?.state === 'invalid') return fromSyntax(reading, at)
     return invalid([{ severity: 'error', path: '', message: decoded.message, ...at(decoded.text.length) }])
   }
-  const reading = format === 'json' ? readJson(decoded.text) : readYaml(decoded.text)
+  const reading = format === 'json' ? readJson(decoded.text, jsonLimits) : readYaml(decoded.text)
   if (reading.state !== 'complete') return fromSyntax(reading, at)
   if (decoded.state === 'cut')
     return {
@@ -125,28 +140,87 @@ function check(
     })
   }
 
-  const dialect = dialectOf(root)
-  if (!('kind' in dialect)) {
-    say('error', dialect.path, dialect.message, dialect)
+  const found = dialectOf(root)
+  if ('message' in found) {
+    say('error', found.path, found.message, found)
     return invalid(diagnostics, root)
   }
-  const schema = kinds[dialect.kind] as z.ZodObject
+  const how: Checking = { root, o, folder: o.baseDir ?? o.dropDir, written: reading.written, diagnostics, say }
+  const checked = 'dialect' in found ? translated(found.dialect, how) : canonical(found.kind, how)
+  if ('state' in checked) return checked
+  const { manifest, rewritten } = checked
+  return {
+    state: 'complete',
+    manifest,
+    diagnostics: capped(diagnostics),
+    format,
+    ...(rewritten || manifest.kind === 'batch' ? { rewritten: true } : {}),
+  }
+}
+
+interface Checking {
+  root: Record<string, unknown>
+  o: ParseOptions
+  folder: string | undefined
+  written: (Reading & { state: 'complete' })['written']
+  diagnostics: Diagnostic[]
+  say: Say
+}
+
+type Checked = { manifest: Manifest; rewritten?: true } | (ParseOutcome & { state: 'invalid' })
+
+const failed = (c: Checking): boolean => c.diagnostics.some((d) => d.severity === 'error')
+
+function canonical(kind: ManifestKind, c: Checking): Checked {
+  const { root, o, say } = c
+  const schema = kinds[kind] as z.ZodObject
   if (root.kind === null || root.kind === '') delete root.kind
   if (root.priority === undefined && o.defaults?.priority !== undefined) root.priority = o.defaults.priority
-  prepare(root, schema, reading.written, say)
+  prepare(root, schema, c.written, say)
+  if (kind === 'batch') beyondBatch(root, { folder: c.folder }, c.written, say)
   const parsed = schema.safeParse(root)
-  if (!parsed.success) reportIssues(parsed.error.issues, root, dialect.kind, say)
-  beyondSchema(root, dialect.kind, o, say)
-  if (diagnostics.some((d) => d.severity === 'error')) return invalid(diagnostics, root, dialect.kind)
+  if (!parsed.success) reportIssues(parsed.error.issues, root, kind, say)
+  beyondSchema(root, kind, o, say)
+  if (failed(c)) return invalid(c.diagnostics, root, kind)
 
   // Without errors, every issue was one of a lenient field, and that field has been taken out.
   const clean = parsed.success ? parsed : schema.safeParse(root)
   if (!clean.success) {
     reportIssues(clean.error.issues, root, undefined, say)
-    return invalid(diagnostics, root, dialect.kind)
+    return invalid(c.diagnostics, root, kind)
   }
-  return { state: 'complete', manifest: normalise(clean.data as Manifest, o), diagnostics: capped(diagnostics), format }
+  return { manifest: normalise(clean.data as Manifest, o) }
 }
+
+/** Checked as it is written, so that what is wrong is said of the fields that stand in the file, and then put into our own words. */
+function translated(d: Dialect, c: Checking): Checked {
+  const { root, o, say } = c
+  prepare(root, d.schema, c.written, say)
+  const parsed = d.schema.safeParse(root)
+  if (!parsed.success) {
+    reportIssues(parsed.error.issues, root, undefined, say)
+    return invalid(c.diagnostics, root, d.kind)
+  }
+  const manifest = d.translate(parsed.data, { fileName: o.fileName, folder: c.folder, say })
+  if (failed(c)) return invalid(c.diagnostics, root, d.kind)
+  if (manifest.priority === undefined && o.defaults?.priority !== undefined) manifest.priority = o.defaults.priority
+  const error: Say = (severity, path, message) => {
+    // A fault that only shows in the translation is said of the VM that it is about.
+    const item = d.list !== undefined && path[0] === 'vms' && path.length > 1 ? [d.list, path[1]!] : []
+    if (severity === 'error') say(severity, item, message)
+  }
+  const schema = kinds[d.kind] as z.ZodObject
+  if (d.kind === 'batch') beyondBatch(manifest, { folder: c.folder }, undefined, error)
+  else beyondSchema(manifest, d.kind, o.baseDir === undefined ? {} : { baseDir: o.baseDir }, error)
+  const clean = schema.safeParse(manifest)
+  if (!clean.success)
+    for (const i of clean.error.issues)
+      error('error', i.path as Path, sentenceOf(i, valueAt(manifest, i.path as Path)).message)
+  if (failed(c) || !clean.success) return invalid(c.diagnostics, root, d.kind)
+  return { manifest: normalise(clean.data as Manifest, o), rewritten: true }
+}
+
+type Path = (string | number)[]
 
 /** Issues as diagnostics. A lenient field (`lenient.ts`) only warns, and is left out of the manifest. */
 function reportIssues(
@@ -177,16 +251,23 @@ function drop(root: Record<string, unknown>, path: (string | number)[]): void {
   else if (holder !== undefined) delete (holder as Record<string | number, unknown>)[key]
 }
 
-function invalid(diagnostics: Diagnostic[], root?: Record<string, unknown>, kind?: string): ParseOutcome {
+function invalid(
+  diagnostics: Diagnostic[],
+  root?: Record<string, unknown>,
+  kind?: string,
+): ParseOutcome & { state: 'invalid' } {
   const partial: { answer?: string; kind?: string } = {}
   if (root !== undefined) {
     const known = kind ?? (typeof root.kind === 'string' && Object.hasOwn(kinds, root.kind) ? root.kind : undefined)
     if (known !== undefined) partial.kind = known
-    const named = [valueAt(root, ['source', 'vm_name']), root.name].filter(
-      (n): n is string => typeof n === 'string' && n !== '',
-    )
+    const given =
+      known === 'batch'
+        ? [root.name, valueAt(root, ['batch_metadata', 'batch_id'])]
+        : [valueAt(root, ['source', 'vm_name']), root.name]
+    const named = given.filter((n): n is string => typeof n === 'string' && n !== '')
+    const answer = known === 'batch' && named[0] !== undefined ? named[0] + batchSuffix : named[0]
     // Only the first that is given: an answer under another name would be found by the wrong client.
-    if (named[0] !== undefined && safeName(named[0])) partial.answer = named[0]
+    if (answer !== undefined && safeName(answer)) partial.answer = answer
     else if (named.length === 0 && known === 'convert') partial.answer = 'vm'
   }
   return { state: 'invalid', diagnostics: capped(diagnostics), ...(Object.keys(partial).length > 0 && { partial }) }

@@ -13,7 +13,8 @@ export type Say = (
 
 const mostUnknown = 50
 
-type Written = (Reading & { state: 'complete' })['written']
+/** The text of scalars in YAML that were read as something else (see `Reading`). */
+export type Written = (Reading & { state: 'complete' })['written']
 
 /**
  * Walks a manifest beside its schema before it is checked, and settles what differs between writers and not in meaning:

@@ -4,6 +4,9 @@ import { show } from '../text/diagnostic.ts'
 const reserved = new Set(['superseded', 'jobs', 'vms'])
 const longest = 200
 
+/** What the answer of a batch is called ends in this, which keeps it apart from the answers of its VMs. */
+export const batchSuffix = '.batch'
+
 function fault(s: string): string | undefined {
   if (s === '') return 'it is empty'
   if (!s.isWellFormed()) return 'it contains half a Unicode character'

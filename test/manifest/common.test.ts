@@ -61,17 +61,9 @@ describe('kinds and dialects', () => {
     ['a near miss', { kind: 'Command', command: { argv: ['true'] } }, 'kind', 'Did you mean|must be one of'],
     ['no kind', { hello: 1 }, '', 'This is no manifest'],
     ['a block without its kind', { command: { argv: ['true'] } }, '', 'add "kind": "command"'],
-    ['batch', { batch_version: '1.0', vms: [] }, 'batch_version', 'batch manifest'],
-    [
-      'workflow',
-      { version: '1.0', pipeline: { load: { source_type: 'vmdk' } } },
-      'pipeline',
-      'workflow manifest of hyperctl',
-    ],
-    ['workflow of several', { version: '1.0', batch: true, vms: [] }, 'vms', 'workflow or batch'],
-    ['the third', { version: '1.0', source: { type: 'vmdk', path: '/x' } }, 'source', 'older form'],
-    ['the fourth', { hypervisor: 'vmware', vmware: { vm_name: 'x' } }, 'hypervisor', 'older form'],
-    ['a job file', { input: '/x.vmdk', output_format: 'qcow2' }, 'input', 'workflow daemon'],
+    ['VMs on a hypervisor', { hypervisor: 'vmware', vmware: { vm_name: 'x' } }, 'hypervisor', 'connects to none'],
+    ['several of them', { defaults: { hypervisor: 'vmware' }, vms: [{ vm_name: 'x' }] }, 'defaults', 'older form'],
+    ['a list of them', { vms: [{ vmware: { vm_name: 'x' } }] }, 'vms', 'Export them first'],
   ])('%s is named', (_name, data, path, message) => {
     const outcome = parse(data)
     expect(outcome.state).toBe('invalid')

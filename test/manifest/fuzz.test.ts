@@ -4,7 +4,14 @@
  * FUZZ_SEED repeats a run.
  */
 import { expect, test } from 'vitest'
-import { answerNameOf, bootDiskIndex, type ParseOutcome, parseManifest, safeName } from '../../src/manifest/index.ts'
+import {
+  answerNameOf,
+  bootDiskIndex,
+  manifestOfVm,
+  type ParseOutcome,
+  parseManifest,
+  safeName,
+} from '../../src/manifest/index.ts'
 import { fromHyperexport, minimal } from './samples.ts'
 
 const runs = Number(process.env.FUZZ_RUNS ?? 3000)
@@ -39,7 +46,34 @@ const command = {
   retry: { delay: 1 },
   command: { argv: ['true', 'a b'], env: { A: 'b' }, cwd: '/' },
 }
+const workflow = {
+  version: '1.0',
+  pipeline: {
+    load: { source_type: 'vmdk', source_path: '/x/a.vmdk' },
+    fix: { fstab: { enabled: true, mode: 'noop' }, grub: { enabled: true } },
+    convert: { output_format: 'qcow2', compress: true, output_path: 'a.qcow2' },
+  },
+}
+const batch = {
+  batch_version: '1.0',
+  batch_metadata: { batch_id: 'b', parallel_limit: 2, continue_on_error: false },
+  shared_config: { output: { format: 'raw' } },
+  vms: [
+    { id: 'a', manifest: '/m/a.json', priority: 1, overrides: { labels: { a: 'b' } } },
+    { manifest: minimal, enabled: false },
+  ],
+}
+const older = {
+  version: '1.0',
+  source: { type: 'vmdk', path: '/x/a.vmdk', checksum: { algorithm: 'sha256', value: 'a' } },
+}
 const seeds: [string, string][] = [
+  ['a.json', JSON.stringify(workflow)],
+  ['a.json', JSON.stringify({ version: '1.0', batch: true, vms: [{ name: 'a', pipeline: workflow.pipeline }] })],
+  ['a.yaml', JSON.stringify(batch)],
+  ['a.json', JSON.stringify(batch)],
+  ['a.json', JSON.stringify(older)],
+  ['a.json', JSON.stringify({ jobs: [{ input: '/x/a.vmdk', fstab_mode: 'noop' }, { input: '/x/b.ova' }] })],
   ['a.json', JSON.stringify(minimal)],
   ['a.json', JSON.stringify(fromHyperexport, null, 2)],
   ['a.json', JSON.stringify(command)],
@@ -197,6 +231,21 @@ function audit(outcome: ParseOutcome, bytes: Buffer, fileName: string): void {
       throw new Error(`ids ${ids}`)
     for (const d of manifest.disks)
       if (!d.local_path.startsWith('/') || d.local_path.includes('\0')) throw new Error(`path ${d.local_path}`)
+  }
+  if (manifest.kind === 'batch') {
+    const ids = manifest.vms.map((vm) => vm.id)
+    if (new Set(ids).size !== ids.length || ids.some((id) => !/^[a-zA-Z0-9_-]+$/.test(id) || id.endsWith('\n')))
+      throw new Error(`ids ${ids}`)
+    for (const vm of manifest.vms) {
+      if (typeof vm.manifest === 'string') {
+        if (!vm.manifest.startsWith('/') || vm.manifest.includes('\0')) throw new Error(`path ${vm.manifest}`)
+        continue
+      }
+      const own = manifestOfVm(manifest, vm)
+      if (own.state !== 'complete') throw new Error(`a VM was let through: ${JSON.stringify(own.diagnostics[0])}`)
+      const answer = answerNameOf(own.manifest)
+      if (answer !== undefined && !safeName(answer)) throw new Error(`unsafe name ${JSON.stringify(answer)}`)
+    }
   }
   if (manifest.kind === 'command' && manifest.command.argv.length === 0) throw new Error('no argv')
   const again = parseManifest(Buffer.from(JSON.stringify(manifest)), { fileName: 'again.json' })

@@ -17,5 +17,5 @@ test('the schema of a manifest allows unknown fields, that of the configuration 
   expect(schema('convert').required).toEqual(['manifest_version', 'disks'])
   expect(schema('config').additionalProperties).toBe(false)
   expect(schema('status').properties.state.enum).toContain('retrying')
-  expect(schema('manifest').anyOf).toHaveLength(4)
+  expect(schema('manifest').anyOf).toHaveLength(5)
 })

@@ -1,9 +1,10 @@
 import type { z } from 'zod'
+import { type BatchManifest, batchManifest } from './batch.ts'
 import { type CommandManifest, commandManifest } from './command.ts'
 import { type ConvertManifest, convertManifest } from './convert.ts'
 import { type MaintenanceManifest, maintenanceManifest, type VmManifest, vmManifest } from './others.ts'
 
-export type Manifest = ConvertManifest | VmManifest | CommandManifest | MaintenanceManifest
+export type Manifest = ConvertManifest | VmManifest | CommandManifest | MaintenanceManifest | BatchManifest
 export type ManifestKind = Manifest['kind']
 
 export const kinds = {
@@ -11,6 +12,7 @@ export const kinds = {
   vm: vmManifest,
   command: commandManifest,
   maintenance: maintenanceManifest,
+  batch: batchManifest,
 } satisfies Record<ManifestKind, z.ZodObject>
 
 export const kindNames = Object.keys(kinds) as readonly ManifestKind[]
