@@ -1,7 +1,7 @@
 // Small instruments: percentiles, the price of an fsync here, what a process costs, and what machine this is.
 import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
-import { mkdtemp, open, rename, rm, statfs, writeFile } from 'node:fs/promises'
+import { mkdtemp, open, readFile, rename, rm, statfs, writeFile } from 'node:fs/promises'
 import { cpus, release, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
@@ -118,4 +118,16 @@ export function format(n: number): string {
   if (!Number.isFinite(n)) return '-'
   if (n >= 100) return String(Math.round(n))
   return n >= 10 ? n.toFixed(1) : n.toFixed(2)
+}
+
+/** Replaces one benchmark's part of docs/benchmarks.md. */
+export async function writePart(name: string, lines: readonly string[]): Promise<void> {
+  const file = join(import.meta.dirname, '../docs/benchmarks.md')
+  const [begin, end] = [`<!-- bench:${name} -->`, `<!-- /bench:${name} -->`]
+  const text = await readFile(file, 'utf8')
+  const from = text.indexOf(begin)
+  const to = text.indexOf(end)
+  if (from < 0 || to < 0) throw new Error(`${file} has no part between ${begin} and ${end} to write to.`)
+  await writeFile(file, `${text.slice(0, from + begin.length)}\n\n${lines.join('\n')}\n\n${text.slice(to)}`)
+  process.stdout.write(`\nWritten to ${file}.\n`)
 }

@@ -1,14 +1,25 @@
 // `npm run bench:spool [-- --quick] [-- --write]`: the spool against task-spooler and nq in one run, and against itself with
 // many jobs waiting. Run by hand; fails nothing. --quick leaves out a million waiting jobs, --write puts the result into
 // docs/benchmarks.md. Works on the file system of $TMPDIR.
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { eventsOf } from '../test/support/results.ts'
 import { until } from '../test/support/wait.ts'
 import { backlog } from './backlog.ts'
-import { countFsyncs, cpuMs, format, fsyncCost, machine, memoryMiB, percentile, settle, table } from './measure.ts'
+import {
+  countFsyncs,
+  cpuMs,
+  format,
+  fsyncCost,
+  machine,
+  memoryMiB,
+  percentile,
+  settle,
+  table,
+  writePart,
+} from './measure.ts'
 import { latency, nq, type Queue, taskSpooler, vmspoolQueue } from './queues.ts'
 
 const quick = process.argv.includes('--quick')
@@ -43,7 +54,7 @@ try {
   await fsyncs(slots)
   await idle()
   await backlogs()
-  if (process.argv.includes('--write')) await save()
+  if (process.argv.includes('--write')) await writePart('spool', out)
 } finally {
   await rm(dir, { recursive: true, force: true })
 }
@@ -159,16 +170,4 @@ async function backlogs(): Promise<void> {
   }
   say('\nWith jobs waiting: start-up until ready, resident memory then, and the first 500 dispatches of `true`:\n')
   say(table(['waiting', 'start ms', 'RSS MiB', 'jobs/s', 'agent CPU ms/job', 'jobs/s to 1,000'], rows))
-}
-
-/** Replaces this benchmark's part of docs/benchmarks.md. */
-async function save(): Promise<void> {
-  const file = join(import.meta.dirname, '../docs/benchmarks.md')
-  const [begin, end] = ['<!-- bench:spool -->', '<!-- /bench:spool -->']
-  const text = await readFile(file, 'utf8')
-  const from = text.indexOf(begin)
-  const to = text.indexOf(end)
-  if (from < 0 || to < 0) throw new Error(`${file} has no part between ${begin} and ${end} to write to.`)
-  await writeFile(file, `${text.slice(0, from + begin.length)}\n\n${out.join('\n')}\n\n${text.slice(to)}`)
-  process.stdout.write(`\nWritten to ${file}.\n`)
 }

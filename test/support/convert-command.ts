@@ -18,7 +18,7 @@ export interface ConvertRequest {
 }
 
 /** argv of `vmspool convert` for the request, whose manifest is written into `out`'s parent. */
-async function convertArgv(r: ConvertRequest): Promise<string[]> {
+export async function convertArgv(r: ConvertRequest): Promise<string[]> {
   const file = `${r.out}.manifest.json`
   const disks = [{ id: 'disk-0', source_format: r.format, local_path: r.source }]
   await writeFile(file, JSON.stringify({ manifest_version: '1.0', name: r.name, disks, ...r.manifest }))

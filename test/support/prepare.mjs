@@ -23,7 +23,7 @@ export const forSoak = {
   'qemu-system-x86_64': 'qemu-system-x86',
   sfdisk: 'fdisk',
 }
-export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq' }
+export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq', 'mkfs.btrfs': 'btrfs-progs', 'mkfs.xfs': 'xfsprogs' }
 
 function readJson(file) {
   try {
