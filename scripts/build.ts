@@ -15,7 +15,13 @@ rmSync(dist, { recursive: true, force: true })
 
 await build({
   absWorkingDir: root,
-  entryPoints: { 'cli/main': 'src/cli/main.ts', index: 'src/index.ts' },
+  entryPoints: {
+    'cli/main': 'src/cli/main.ts',
+    index: 'src/index.ts',
+    // programs of threads: found by name beside the bundles
+    'workers/grain-worker': 'src/convert/fast/grain-worker.ts',
+    'workers/hash-worker': 'src/convert/hash-worker.ts',
+  },
   outdir: dist,
   bundle: true,
   splitting: true,

@@ -7,6 +7,7 @@ import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { identityOf } from './identity.ts'
 import { copySparsely, type CopyHooks } from './sparse-copy.ts'
+import type { CopyHow } from './types.ts'
 
 /** The steps whose artefacts are recorded, in their order. */
 export const STEPS = ['unpack', 'copy', 'guest-info', 'fix', 'merge'] as const
@@ -52,6 +53,7 @@ export interface CopyRecord {
   key: string
   checksum_verified: boolean
   copy_ms: number
+  how: CopyHow
   identity?: string
 }
 

@@ -1,11 +1,15 @@
 import { createHash } from 'node:crypto'
 import { mkdir, rm, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { convertImage, graphBuilder, ImageError } from '../images/index.ts'
+import { canZstd, convertImage, graphBuilder, ImageError } from '../images/index.ts'
 import { adoptCopy, type CopyRecord, recordCopy } from './artefacts.ts'
-import { hashWindow } from './checksum.ts'
+import { type Check, checksOf } from './checks.ts'
+import { choosePath, pathUnavailable } from './choose.ts'
+import { compareCopy } from './compare.ts'
+import { fastCopy } from './fast/copy.ts'
+import { Unusual } from './fast/tables.ts'
 import type { OpenedDisk, SourceDisk } from './inspect.ts'
-import type { ConvertHooks, ConvertPlan, OutputFormat } from './types.ts'
+import type { ConvertHooks, ConvertPlan, CopyHow, OutputFormat } from './types.ts'
 import { watchCopy } from './watch.ts'
 
 /** A finished copy of one disk in one format. */
@@ -14,6 +18,8 @@ export interface DiskCopy {
   format: OutputFormat
   record: CopyRecord
   adopted: boolean
+  /** of the finished file, when asked for */
+  sha256?: string
 }
 
 /** One image to be written. `final` is relative to the plan's `dir`. */
@@ -65,7 +71,9 @@ export async function copyOpened(
     }
     const check = verified ? [] : checksOf(plan, opened, target.disk)
     const started = performance.now()
-    await copyOne(plan, hooks, target, check, meter)
+    const how = await copyOne(plan, hooks, target, check, meter)
+    const copy_ms = Math.round(performance.now() - started)
+    await compareCopy(plan, hooks, target)
     if (check.some((c) => c.whole)) verified = true
     const record: CopyRecord = {
       schema: 1,
@@ -77,7 +85,8 @@ export async function copyOpened(
       virtual_size_bytes: target.disk.info.virtual_size,
       key,
       checksum_verified: verified || check.length > 0,
-      copy_ms: Math.round(performance.now() - started),
+      copy_ms,
+      how,
     }
     await recordCopy(plan.scratch, record)
     meter.done(target.disk.info.virtual_size)
@@ -86,62 +95,13 @@ export async function copyOpened(
   return out
 }
 
-interface Check {
-  algorithm: string
-  expected: string
-  /** the manifest's checksum of the whole file, not an archive's of one member */
-  whole: boolean
-  run(signal: AbortSignal): Promise<string>
-  mismatch(actual: string): ImageError
-}
-
-function checksOf(plan: ConvertPlan, opened: OpenedDisk, disk: SourceDisk): Check[] {
-  const checks: Check[] = []
-  const { planned, window } = opened
-  if (!plan.verify_checksum) return checks
-  if (planned.checksum !== undefined) {
-    const expected = planned.checksum
-    checks.push({
-      algorithm: 'sha256',
-      expected: expected.replace(/^sha256:/, ''),
-      whole: true,
-      run: (signal) => hashWindow(window.file.handle, { offset: 0, size: window.size, algorithm: 'sha256', signal }),
-      mismatch: (actual) =>
-        mismatch(`checksum mismatch for disk "${planned.id}": expected ${expected}, got sha256:${actual}`),
-    })
-  }
-  if (disk.digest) {
-    const { algorithm, hex, name } = disk.digest
-    const w = disk.image.windows[0]!
-    checks.push({
-      algorithm,
-      expected: hex,
-      whole: false,
-      run: (signal) => hashWindow(w.file.handle, { offset: w.offset, size: w.size, algorithm, signal }),
-      mismatch: (actual) =>
-        mismatch(
-          `checksum mismatch for disk "${disk.id}": the OVF's manifest expects ${algorithm}:${hex} for ${JSON.stringify(name)}, got ${algorithm}:${actual}`,
-        ),
-    })
-  }
-  return checks
-}
-
-function mismatch(message: string): ImageError {
-  return new ImageError(message, {
-    code: 'checksum-mismatch',
-    phase: 'copy',
-    hint: 'The file is not what was exported: copy or export it again. Nothing was published.',
-  })
-}
-
 async function copyOne(
   plan: ConvertPlan,
   hooks: ConvertHooks,
   t: Target,
   checks: readonly Check[],
   meter: CopyMeter,
-): Promise<void> {
+): Promise<CopyHow> {
   const path = join(plan.scratch, t.file)
   await mkdir(dirname(path), { recursive: true })
   await rm(path, { force: true }) // a copy of our own that was interrupted
@@ -153,7 +113,6 @@ async function copyOne(
     outer: hooks.signal,
     phase: 'copy',
   })
-  const builder = graphBuilder(plan.scratch)
   const hashes = checks.map((c) =>
     c.run(watch.signal).then((actual) => {
       if (actual !== c.expected) throw c.mismatch(actual)
@@ -161,34 +120,24 @@ async function copyOne(
   )
   // a wrong checksum ends the copy at once; its error is thrown below
   for (const h of hashes) h.catch((e) => watch.abort(e))
+  const advance = (part: number): void => {
+    watch.mark(part)
+    meter.advance(Math.round(t.disk.info.virtual_size * part), t.disk.id)
+  }
+  const own: ConvertHooks = {
+    ...hooks,
+    signal: watch.signal,
+    spawned: (id) => {
+      watch.spawned(id)
+      hooks.spawned(id)
+    },
+  }
   try {
-    const graph = { node: await t.disk.image.node(builder), fds: builder.fds() }
-    const size = t.disk.info.virtual_size
-    await convertImage(
-      {
-        graph,
-        output: t.file,
-        format: t.format,
-        compress: plan.output.compress,
-        compression_type: plan.output.compression_type,
-        threads: plan.threads,
-        onProgress: (percent) => {
-          watch.mark(percent)
-          meter.advance(Math.round((size * percent) / 100), t.disk.id)
-        },
-      },
-      {
-        signal: watch.signal,
-        cwd: plan.scratch,
-        log: hooks.log,
-        spawned: (id) => {
-          watch.spawned(id)
-          hooks.spawned(id)
-        },
-      },
-    )
+    const how = await byChosenPath(plan, own, t, checks.length > 0, advance)
+    await checkUnchanged(t.disk)
     watch.stop() // what is left is reading our own source; a slow hash is no stalled copy
     await Promise.all(hashes)
+    return how
   } catch (e) {
     watch.abort(e)
     await Promise.allSettled(hashes)
@@ -196,7 +145,74 @@ async function copyOne(
     throw e
   } finally {
     watch.stop()
+  }
+}
+
+async function byChosenPath(
+  plan: ConvertPlan,
+  hooks: ConvertHooks,
+  t: Target,
+  verified: boolean,
+  advance: (part: number) => void,
+): Promise<CopyHow> {
+  const choice = choosePath(plan, t.disk, t.format)
+  hooks.log('agent', `copy ${t.disk.id}: by ${choice.path}, because ${choice.reason}\n`)
+  if (choice.path !== 'qemu-img') {
+    try {
+      return { ...choice, ...(await fastCopy(plan, hooks, t, choice.path, verified, advance)) }
+    } catch (e) {
+      if (!(e instanceof Unusual)) throw e
+      if (plan.path !== 'auto') throw pathUnavailable(choice.path, t.disk.id, e.message)
+      await rm(join(plan.scratch, t.file), { force: true })
+      choice.reason = `${choice.path} was begun, but ${e.message}`
+      hooks.log('agent', `copy ${t.disk.id}: by qemu-img after all: ${choice.reason}\n`)
+    }
+  }
+  await qemuCopy(plan, hooks, t, advance)
+  return { path: 'qemu-img', reason: choice.reason }
+}
+
+async function qemuCopy(
+  plan: ConvertPlan,
+  hooks: ConvertHooks,
+  t: Target,
+  advance: (part: number) => void,
+): Promise<void> {
+  const compress = plan.output.compress && t.format === 'qcow2'
+  // strict is for readers that inflate by pieces; they know zlib alone
+  const wanted = plan.strict ? 'zlib' : plan.output.compression_type
+  const type = compress && wanted === 'zstd' && !(await canZstd(plan.scratch, hooks)) ? 'zlib' : wanted
+  const builder = graphBuilder(plan.scratch)
+  try {
+    const graph = { node: await t.disk.image.node(builder), fds: builder.fds() }
+    await convertImage(
+      {
+        graph,
+        output: t.file,
+        format: t.format,
+        compress,
+        compression_type: type,
+        threads: plan.threads,
+        onProgress: (percent) => advance(percent / 100),
+      },
+      { signal: hooks.signal, cwd: plan.scratch, log: hooks.log, spawned: hooks.spawned },
+    )
+  } finally {
     await builder.close()
+  }
+}
+
+/** What was read must be what was inspected; a writer would also make the image a mixture of two states. */
+async function checkUnchanged(disk: SourceDisk): Promise<void> {
+  for (const w of disk.image.windows) {
+    const now = await w.file.handle.stat()
+    if (now.size === w.file.stat.size && now.mtimeMs === w.file.stat.mtimeMs) continue
+    throw new ImageError(`The file ${JSON.stringify(w.file.path)} changed while it was copied.`, {
+      code: 'changed',
+      phase: 'copy',
+      transient: true,
+      hint: 'Wait until nobody writes to the file; the job is tried again.',
+    })
   }
 }
 
@@ -217,6 +233,10 @@ function copyKey(plan: ConvertPlan, t: Target): string {
     t.disk.info.virtual_size,
     t.disk.planned.checksum ?? '',
     plan.verify_checksum,
+    plan.path,
+    plan.strict,
+    plan.validate.grains,
+    plan.validate.compare,
   ]
   return createHash('sha256')
     .update(JSON.stringify([sources, how]))

@@ -4,7 +4,9 @@ export { convertDisks } from './run.ts'
 export type {
   ConvertPlan,
   ConvertReport,
+  DomainReport,
   CopyPath,
   OutputFormat,
   StageWarning,
 } from './types.ts'
+export type { VmWords } from './domain/index.ts'

@@ -41,15 +41,9 @@ export async function collectOutputs(
       await rename(step.from, step.to)
       moved.push(step)
       const again = t.file.endsWith('.poll.qcow2')
-      artifacts.push(
-        await describe(
-          plan,
-          c.disk,
-          t.final,
-          c.format,
-          again ? `the ${plan.output.format} image again, for clients that wait for a .qcow2` : undefined,
-        ),
-      )
+      const note = again ? `the ${plan.output.format} image again, for clients that wait for a .qcow2` : undefined
+      const described = await describe(plan, c.disk, t.final, c.format, note)
+      artifacts.push(c.sha256 === undefined ? described : { ...described, sha256: c.sha256 })
     }
     await pointer(plan, hooks, copies, artifacts)
   } catch (e) {

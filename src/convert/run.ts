@@ -1,15 +1,15 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { checkImage, ImageError } from '../images/index.ts'
+import { hashFile } from './checksum.ts'
+import { choosePath } from './choose.ts'
 import { copyOpened, type CopyMeter, type DiskCopy } from './copy.ts'
+import { describeVm } from './describe.ts'
+import { describeDisk, estimateTime, howOf } from './disk-report.ts'
 import { type Inspected, inspectSources } from './inspect.ts'
 import { collectOutputs, targetsOf } from './outputs.ts'
 import { freeBytes, requireSpace } from './space.ts'
-import type { ConvertHooks, ConvertPlan, ConvertReport, DiskReport, StageReport } from './types.ts'
-
-/** Bytes per second that a dry run reckons with; measured on two cores with an SSD, and said to be an estimate. */
-const PLAIN_RATE = 300e6
-const COMPRESS_RATE = 120e6
+import type { ConvertHooks, ConvertPlan, ConvertReport, StageReport } from './types.ts'
 
 /**
  * inspect → copy → fix → merge → validate → define, as far as this version goes. Finished files lie in `plan.dir` at the end; nothing
@@ -30,9 +30,16 @@ export async function convertDisks(plan: ConvertPlan, hooks: ConvertHooks): Prom
     inspected = await stage(report, hooks, 'inspect', async () => {
       const i = await inspectSources(plan, hooks)
       for (const message of i.warnings) warn(report, 'inspect', message)
+      try {
+        // a path that was asked for and cannot be used is told before anything is written
+        for (const t of targetsOf(plan, i.disks)) choosePath(plan, t.disk, t.format)
+        report.disks = i.disks.map((d) => describeDisk(plan, d))
+      } catch (e) {
+        await i.close()
+        throw e
+      }
       return i
     })
-    report.disks = inspected.disks.map((d) => describeDisk(d))
     report.estimate.bytes = inspected.disks.reduce((n, d) => n + d.estimate, 0)
     report.estimate.time_ms = estimateTime(plan, inspected)
     report.estimate.free_bytes = await freeBytes(plan.dir)
@@ -40,6 +47,9 @@ export async function convertDisks(plan: ConvertPlan, hooks: ConvertHooks): Prom
     await copyStage(plan, hooks, report, inspected)
     return report
   } catch (e) {
+    // a failed job's answer describes no VM
+    if (report.domain) await rm(join(plan.dir, report.domain.path), { force: true })
+    delete report.domain
     if (e instanceof ImageError || e instanceof Error) Object.assign(e, { report })
     throw e
   } finally {
@@ -79,13 +89,20 @@ async function copyStage(
     d.checksum_verified ||= c.record.checksum_verified
     d.adopted ||= c.adopted
     d.copy_ms = (d.copy_ms ?? 0) + c.record.copy_ms
+    if (c.format === plan.output.format) Object.assign(d, howOf(c.record))
   }
   await stage(report, hooks, 'validate', async () => {
     for (const c of copies) {
-      if (c.format === 'raw') continue // has no structure that could be checked
       hooks.progress({ phase: 'validate', message: c.disk.id })
-      await checkImage(c.record.file, c.format, { ...hooks, cwd: plan.scratch })
+      // raw has no structure that could be checked
+      if (c.format !== 'raw') await checkImage(c.record.file, c.format, { ...hooks, cwd: plan.scratch })
+      if (plan.output.checksum) c.sha256 = await hashFile(join(plan.scratch, c.record.file), hooks.signal)
     }
+  })
+  await stage(report, hooks, 'describe', async () => {
+    const { domain, warnings } = await describeVm(plan, inspected, copies, report)
+    for (const message of warnings) warn(report, 'describe', message)
+    if (domain) report.domain = domain
   })
   report.artifacts = await stage(report, hooks, 'collect', () => collectOutputs(plan, hooks, copies))
   await rm(join(plan.scratch, 'copy'), { recursive: true, force: true })
@@ -124,40 +141,5 @@ function meterOf(hooks: ConvertHooks, total: number): CopyMeter {
       base += bytes
       hooks.progress({ phase: 'copy', bytes_done: Math.min(total, base), bytes_total: total })
     },
-  }
-}
-
-function estimateTime(plan: ConvertPlan, i: Inspected): number {
-  const rate = plan.output.compress && plan.output.format === 'qcow2' ? COMPRESS_RATE : PLAIN_RATE
-  const bytes = i.disks.reduce(
-    (n, d) =>
-      n +
-      Math.max(
-        d.estimate,
-        d.image.windows.reduce((m, w) => m + Math.min(w.size, w.file.stat.blocks * 512), 0),
-      ),
-    0,
-  )
-  return Math.round((bytes / rate) * 1000)
-}
-
-function describeDisk(d: Inspected['disks'][number]): DiskReport {
-  const w = d.image.windows[0]!
-  return {
-    id: d.id,
-    from: d.planned.id,
-    source: w.label,
-    source_format: d.image.format,
-    ...(d.image.subformat === undefined ? {} : { subformat: d.image.subformat }),
-    virtual_size_bytes: d.info.virtual_size,
-    actual_bytes: w.file.stat.size,
-    ...(d.planned.bytes ? { expected_bytes: d.planned.bytes } : {}),
-    checksum_verified: false,
-    path: 'qemu-img',
-    path_reason: 'the only path of this version',
-    adopted: false,
-    boot: d.boot,
-    boot_order_hint: d.boot_order_hint,
-    estimate_bytes: d.estimate,
   }
 }

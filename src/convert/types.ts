@@ -1,6 +1,7 @@
 import type { SourceFormat, Submitter } from '../images/index.ts'
 import type { ProcessIdentity } from '../process/index.ts'
 import type { Earlier } from './artefacts.ts'
+import type { VmWords } from './domain/index.ts'
 import type { FixPlan, FixReport, GuestInfo, GuestToolSettings } from './fix/types.ts'
 
 /** One entry of the manifest's `disks`; an OVA or OVF may turn into several. */
@@ -66,6 +67,8 @@ export interface ConvertPlan {
   no_progress_timeout_ms: number
   verify_checksum: boolean
   dry_run: boolean
+  /** what is known of the VM beside its disks; absent: no `<name>.xml` is written */
+  vm?: VmWords
   /** what is to be done inside the guest; absent: nothing */
   fix?: FixPlan
   /** look which system the disks hold (virt-inspector) */
@@ -112,6 +115,17 @@ export interface StageReport {
  */
 export type CopyPath = 'zero-copy' | 'inflate' | 'qemu-img'
 
+/** What became of that choice. */
+export interface CopyHow {
+  path: CopyPath
+  /** completes "by …, because" */
+  reason: string
+  /** zero-copy: how grains were checked */
+  grains?: 'full' | 'structure'
+  /** zero-copy: whether the data is shared with the source (FICLONE) or was copied */
+  transfer?: 'clone' | 'copy'
+}
+
 export interface DiskReport {
   id: string
   /** the manifest's disk it came from */
@@ -154,6 +168,27 @@ export interface Artifact {
   note?: string
 }
 
+/** What `<name>.xml` says. */
+export interface DomainReport {
+  /** relative to the plan's `dir` */
+  path: string
+  size_bytes: number
+  name: string
+  uuid: string
+  vcpus: number
+  memory_bytes: number
+  firmware: 'bios' | 'uefi'
+  secure_boot: boolean
+  machine: 'q35' | 'pc'
+  /** the line of the table in docs/output.md */
+  devices: 'virtio' | 'sata' | 'ide'
+  devices_reason: string
+  disks: { disk_id: string; path: string; target: string; bus: string; boot_order: number }[]
+  nics: { mac: string | null; model: string; network: string; source_network: string | null }[]
+  /** what neither manifest nor OVF said */
+  assumed: string[]
+}
+
 export interface ConvertReport {
   dry_run: boolean
   stages: StageReport[]
@@ -164,6 +199,7 @@ export interface ConvertReport {
   fix?: FixReport
   guest?: GuestInfo
   guest_error?: string
+  domain?: DomainReport
   /** dry run: what the copy would need */
   estimate: { bytes: number; time_ms: number; free_bytes: number }
 }

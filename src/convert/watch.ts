@@ -21,7 +21,10 @@ export function watchCopy(o: {
   timeoutMs: number
   outer: AbortSignal
   phase: string
+  /** what works; default: the copy */
+  what?: string
 }): Watch {
+  const what = o.what ?? 'The copy'
   const own = new AbortController()
   const pids: number[] = []
   let marked = 0
@@ -34,7 +37,7 @@ export function watchCopy(o: {
     if (free < o.reserve) {
       own.abort(
         new ImageError(
-          `The filesystem of ${o.dir} is nearly full: ${free} bytes are free and ${o.reserve} are kept in reserve. The copy was stopped.`,
+          `The filesystem of ${o.dir} is nearly full: ${free} bytes are free and ${o.reserve} are kept in reserve. ${what} was stopped.`,
           {
             code: 'no-space',
             transient: true,
@@ -52,7 +55,7 @@ export function watchCopy(o: {
     } else if (performance.now() - since >= o.timeoutMs) {
       own.abort(
         new ImageError(
-          `The copy made no progress for ${Math.round(o.timeoutMs / 1000)} s: nothing was read, nothing was written.`,
+          `${what} made no progress for ${Math.round(o.timeoutMs / 1000)} s: nothing was read, nothing was written.`,
           {
             code: 'stalled',
             transient: true,

@@ -32,6 +32,7 @@ export async function guardVmdk(w: ImageWindow): Promise<GuardedImage> {
     format: 'vmdk',
     subformat: type || (header.compressed ? 'streamOptimized' : 'monolithicSparse'),
     virtual_size: header.capacity_bytes,
+    sparse: header,
     windows: [w],
     warnings: [],
     bounds: (signal) => checkVmdkBounds(w.source, header, signal),

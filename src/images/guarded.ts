@@ -1,4 +1,5 @@
 import { ImageError } from './errors.ts'
+import type { VmdkSparseHeader } from './formats/index.ts'
 import type { GraphBuilder } from './graph.ts'
 import type { ImageWindow } from './window.ts'
 
@@ -11,6 +12,8 @@ export interface GuardedImage {
   subformat?: string
   /** bytes, from our own reading of the header */
   virtual_size: number
+  /** the header of a VMDK that is one sparse file */
+  sparse?: VmdkSparseHeader
   /** every part of a file that will be read, the image's own first */
   windows: ImageWindow[]
   /** builds the block graph's node; MAY be called more than once, each time with a builder of its own */

@@ -1,3 +1,5 @@
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { ProcessIdentity } from '../process/index.ts'
 import { runGroup } from '../process/index.ts'
 import { ImageError } from './errors.ts'
@@ -251,7 +253,7 @@ export function progressReader(onProgress: (percent: number) => void): (text: st
 }
 
 /** The pseudo file name under which qemu takes a block graph. */
-function jsonName(node: Record<string, unknown>): string {
+export function jsonName(node: Record<string, unknown>): string {
   return `json:${JSON.stringify(node)}`
 }
 
@@ -263,5 +265,37 @@ function parseJson(text: string, what: string): Record<string, unknown> {
       code: 'qemu-img',
       cause: e,
     })
+  }
+}
+
+let zstd: Promise<boolean> | undefined
+
+/**
+ * Whether the installed qemu-img can write zstd clusters: since 5.1, when built with the library. Asked once per process.
+ * @param scratch a folder of ours for an empty image
+ */
+export function canZstd(scratch: string, o: QemuImgOptions): Promise<boolean> {
+  zstd ??= probeZstd(scratch, o)
+  zstd.catch(() => {
+    zstd = undefined // it was aborted, or could not be run: that says nothing
+  })
+  return zstd
+}
+
+async function probeZstd(scratch: string, o: QemuImgOptions): Promise<boolean> {
+  const file = join(scratch, `.zstd-${process.pid}.qcow2`)
+  try {
+    await qemuImg(['create', '-q', '-f', 'qcow2', '-o', 'compression_type=zstd', file, '64K'], {
+      ...(o.signal ? { signal: o.signal } : {}),
+      ...(o.spawned ? { spawned: o.spawned } : {}),
+      phase: 'copy',
+      what: 'create an image with zstd clusters',
+    })
+    return true
+  } catch (e) {
+    if (e instanceof ImageError && e.code === 'qemu-img') return false
+    throw e
+  } finally {
+    await rm(file, { force: true })
   }
 }

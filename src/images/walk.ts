@@ -23,6 +23,8 @@ export interface OpenedFile {
   folders: readonly FileHandle[]
   /** true: the folders belong to another OpenedFile, which closes them */
   borrowed: boolean
+  /** a file of our own: the compressed bytes that it was unpacked from */
+  from?: { file: OpenedFile; offset: number; size: number }
   close(): Promise<void>
 }
 

@@ -33,3 +33,17 @@ export function wholeFile(file: OpenedFile, admit: (f: OpenedFile) => Promise<vo
     },
   }
 }
+
+/** The bytes as they were given: of a window that is a whole unpacked file, the compressed ones. */
+export function givenBytes(w: ImageWindow): { file: OpenedFile; offset: number; size: number } {
+  return w.whole && w.file.from ? w.file.from : w
+}
+
+/**
+ * Numbers by which a later attempt knows that it reads the same bytes, through whatever files they were unpacked. Not the
+ * device number: it differs between hosts of one NFS tree.
+ */
+export function sourceIdentity(w: { file: OpenedFile; offset: number; size: number }): number[] {
+  const { from, stat } = w.file
+  return [...(from ? sourceIdentity(from) : [stat.ino, stat.size, stat.mtimeMs]), w.offset, w.size]
+}

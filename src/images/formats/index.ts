@@ -11,3 +11,12 @@ export { parseVmdkDescriptor, type VmdkDescriptor, type VmdkExtent } from './vmd
 export { type Digest, parseMf } from './mf.ts'
 export { MAX_OVF_BYTES, type Ovf, parseOvf } from './ovf.ts'
 export { listTar, type TarMember } from './tar.ts'
+export {
+  CLUSTER,
+  L2_ENTRIES,
+  putPlainEntry,
+  qcow2Header,
+  REFCOUNTS_PER_BLOCK,
+  refcountClusters,
+} from './qcow2-write.ts'
+export { type GrainMap, grainsProblem, mapGrains } from './vmdk-grains.ts'

@@ -13,6 +13,8 @@ export interface VmdkSparseHeader {
   gd_offset?: number
   overhead_bytes: number
   compressed: boolean
+  /** 0: none, 1: deflate */
+  compress_algorithm: number
   /** where the grain directory comes from */
   gd_from: 'header' | 'footer'
   descriptor?: VmdkDescriptor
@@ -83,6 +85,7 @@ async function parseSparse(source: ByteSource): Promise<VmdkSparseHeader> {
     gd_from: 'header',
     overhead_bytes: sectors(head.readBigUInt64LE(64), 'overhead'),
     compressed: head.readUInt16LE(77) !== 0,
+    compress_algorithm: head.readUInt16LE(77),
     name_area_bytes: nameArea,
   }
   if (gd !== GD_AT_END) header.gd_offset = sectors(gd, 'grain directory offset')

@@ -1,0 +1,77 @@
+import { stat, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { DiskCopy } from './copy.ts'
+import { type MadeDisk, mergeDomain, renderDomain, writable } from './domain/index.ts'
+import type { Inspected } from './inspect.ts'
+import { targetsOf } from './outputs.ts'
+import type { ConvertPlan, ConvertReport, DomainReport } from './types.ts'
+
+/**
+ * Writes `<name>.xml` into `plan.dir`: the finished disks as a VM for libvirt. The paths in it are those under which the answer will be
+ * found, not those of this moment.
+ * @returns undefined, with a warning, when a path cannot be written in XML
+ */
+export async function describeVm(
+  plan: ConvertPlan,
+  inspected: Inspected,
+  copies: readonly DiskCopy[],
+  report: Pick<ConvertReport, 'fix' | 'guest'>,
+): Promise<{ domain?: DomainReport; warnings: string[] }> {
+  if (!plan.vm) return { warnings: [] }
+  const disks = copies.map((c) => c.disk)
+  const made: MadeDisk[] = targetsOf(plan, disks)
+    .filter((t) => t.format === plan.output.format)
+    .map((t) => ({
+      id: t.disk.id,
+      path: join(plan.vm!.output_dir, t.final),
+      format: t.format,
+      boot: t.disk.boot,
+      boot_order_hint: t.disk.boot_order_hint,
+    }))
+  const odd = made.find((d) => !writable(d.path))
+  if (odd)
+    return {
+      warnings: [
+        `${plan.name}.xml was not written: the path ${JSON.stringify(odd.path)} has characters that XML cannot hold.`,
+      ],
+    }
+  const described = inspected.opened.filter((o) => o.ovf)
+  const ovf = (described.find((o) => o.disks.some((d) => d.boot)) ?? described[0])?.ovf
+  const { domain, warnings, assumed } = mergeDomain(plan.name, plan.vm, ovf, made, {
+    ...(report.guest ? { info: report.guest } : {}),
+    ...(report.fix?.block_bus === undefined ? {} : { block_bus: report.fix.block_bus }),
+    ...(report.fix?.net_bus === undefined ? {} : { net_bus: report.fix.net_bus }),
+  })
+  const path = `${plan.name}.xml`
+  await writeFile(join(plan.dir, path), renderDomain(domain))
+  return {
+    warnings,
+    domain: {
+      path,
+      size_bytes: (await stat(join(plan.dir, path))).size,
+      name: domain.name,
+      uuid: domain.uuid,
+      vcpus: domain.vcpus,
+      memory_bytes: domain.memory_bytes,
+      firmware: domain.firmware,
+      secure_boot: domain.secure_boot,
+      machine: domain.machine,
+      devices: domain.devices.row,
+      devices_reason: domain.devices.reason,
+      disks: domain.disks.map((d) => ({
+        disk_id: d.id,
+        path: d.path,
+        target: d.target,
+        bus: d.bus,
+        boot_order: d.boot_order,
+      })),
+      nics: domain.nics.map((n) => ({
+        mac: n.mac ?? null,
+        model: n.model,
+        network: n.network,
+        source_network: n.original.network ?? null,
+      })),
+      assumed,
+    },
+  }
+}
