@@ -184,6 +184,7 @@ async function handle(
     drop: { ...record.drop },
     attemptDir: claim.attemptDir,
     answerDir: claim.answerDir,
+    publicDir: a.spool.layout.output,
     earlierAttempts,
     signal,
     config: a.config,

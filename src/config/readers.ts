@@ -206,6 +206,18 @@ export const pathMap: Reader<Readonly<Record<string, string>>> = {
   schema: z.record(z.string(), z.string()),
 }
 
+/** Name of a network at the source → a libvirt network, or `bridge:NAME`. */
+export const networkMap: Reader<Readonly<Record<string, string>>> = {
+  read: (v) => {
+    const bad = 'must map names of networks to names of libvirt networks, or to "bridge:NAME"'
+    if (typeof v !== 'object' || v === null || Array.isArray(v)) return no(bad)
+    const named = Object.entries(v).every(([, to]) => typeof to === 'string' && /^(bridge:)?[^:/\s]+$/.test(to))
+    return named ? ok(v as Record<string, string>) : no(bad)
+  },
+  fromText: pathMap.fromText!,
+  schema: z.record(z.string(), z.string().regex(/^(bridge:)?[^:/\s]+$/)),
+}
+
 /** `host:port`, `[::1]:port` or `:port`. */
 export const listen: Reader<string> = {
   read: (v) => {

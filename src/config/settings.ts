@@ -6,6 +6,7 @@ import {
   fraction,
   listen,
   milliseconds,
+  networkMap,
   onOff,
   path,
   pathList,
@@ -288,10 +289,21 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
 
   'libvirt.enabled': set(bool, false, 'Define a VM on the converted disk.', vmLater),
   'libvirt.uri': set(text, 'qemu:///system', 'Which libvirt.', vmLater),
-  'libvirt.bridge': set(text, 'virbr0', 'Network bridge of defined VMs.', vmLater),
+  'libvirt.bridge': set(
+    text,
+    'virbr0',
+    'Bridge of network cards that libvirt.networks does not name; virbr0, the bridge of the network "default", means that network.',
+    live,
+  ),
+  'libvirt.networks': set(
+    networkMap,
+    {},
+    'Networks at the source → libvirt networks, or "bridge:NAME": {"VM Network": "default", "DMZ": "bridge:br1"}.',
+    live,
+  ),
   'libvirt.pool': set(text, 'default', 'Storage pool.', vmLater),
   'libvirt.autostart': set(bool, false, 'Start defined VMs with the host.', vmLater),
-  'libvirt.emit_domain_xml': set(bool, false, 'Write <name>.xml beside the disk.', vmLater),
+  'libvirt.emit_domain_xml': set(bool, true, 'Write <name>.xml, the VM for libvirt, beside the disk.', live),
 
   'fix.fstab_mode': set(
     choice(['stabilize-all', 'bypath-only', 'noop']),

@@ -81,7 +81,16 @@ export interface Config {
   health: { stalled_after: number }
   /** Prefixes of paths in manifests → where they lie on this host. */
   path_map: Readonly<Record<string, string>>
-  libvirt: { enabled: boolean; uri: string; bridge: string; pool: string; autostart: boolean; emit_domain_xml: boolean }
+  libvirt: {
+    enabled: boolean
+    uri: string
+    bridge: string
+    /** Networks at the source → libvirt networks, or `bridge:NAME`. */
+    networks: Readonly<Record<string, string>>
+    pool: string
+    autostart: boolean
+    emit_domain_xml: boolean
+  }
   fix: { fstab_mode: 'stabilize-all' | 'bypath-only' | 'noop'; regen_initramfs: boolean; update_grub: boolean }
   notifications: {
     enabled: boolean
@@ -102,13 +111,15 @@ export interface Config {
 
 type Join<A extends string, B extends string> = `${A}.${B}`
 /** Leaves of the configuration as dotted paths. Maps and lists are leaves. */
-export type Key = Exclude<Leaves<Omit<Config, 'path_map'>> | 'path_map', 'instance'>
+export type Key = Exclude<Leaves<Config>, 'instance'>
 type Leaves<T> = {
   [K in keyof T & string]-?: NonNullable<T[K]> extends readonly unknown[]
     ? K
-    : NonNullable<T[K]> extends object
-      ? Join<K, Leaves<NonNullable<T[K]>>>
-      : K
+    : string extends keyof NonNullable<T[K]>
+      ? K
+      : NonNullable<T[K]> extends object
+        ? Join<K, Leaves<NonNullable<T[K]>>>
+        : K
 }[keyof T & string]
 export type ValueOf<K extends string, T = Config> = K extends `${infer A}.${infer B}`
   ? A extends keyof T

@@ -3,6 +3,7 @@ import type { ConvertPlan } from '../convert/index.ts'
 import { submitterOf } from '../images/index.ts'
 import { bootDiskIndex, type ConvertManifest } from '../manifest/index.ts'
 import { type ConvertSettings, settingsOf } from './convert-settings.ts'
+import { vmWords } from './convert-vm.ts'
 import { type JobContext, JobError } from './types.ts'
 
 /** Notes on what the manifest asks for and will not get; `warnings` go into the result, `notes` into the log. */
@@ -28,6 +29,7 @@ export async function planConversion(
   if (m.pipeline?.convert?.compress_level !== undefined && m.pipeline.convert.compress_level > 0) {
     said.notes.push('pipeline.convert.compress_level is not used: qemu-img has no levels for qcow2.')
   }
+  const vm = vmWords(m, c)
   const compress = wantsCompression(m, s, format, said)
   const plan: ConvertPlan = {
     name: c.answer,
@@ -69,6 +71,7 @@ export async function planConversion(
     no_progress_timeout_ms: s.no_progress_timeout_ms,
     verify_checksum: s.verify_checksum,
     dry_run: m.options?.dry_run === true,
+    ...(vm ? { vm } : {}),
   }
   return { plan, ...said }
 }

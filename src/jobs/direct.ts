@@ -69,6 +69,7 @@ export async function convertDirectly(o: DirectOptions): Promise<DirectResult> {
       },
       attemptDir: work,
       answerDir,
+      publicDir: out,
       earlierAttempts: earlier,
       signal,
       progress: o.progress ?? (() => undefined),
@@ -137,7 +138,7 @@ async function refuseExisting(out: string, name: string): Promise<void> {
   }
 }
 
-const SUFFIXES = ['.qcow2', '.raw', '.vdi', '.disks', '.report.json']
+const SUFFIXES = ['.qcow2', '.raw', '.vdi', '.disks', '.xml', '.report.json']
 
 async function publish(answerDir: string, out: string, name: string, work: string): Promise<string[]> {
   const old = join(work, 'old')

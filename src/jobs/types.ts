@@ -86,6 +86,8 @@ export interface JobContext<M = Manifest> {
   attemptDir: string
   /** attemptDir/answer/: what lies here at the end is published under its name */
   answerDir: string
+  /** absolute: where the answer's files will be found after publication; absent: {@link answerDir} */
+  publicDir?: string
   earlierAttempts: readonly EarlierAttempt[]
   /** its reason is an {@link AbortReason} */
   signal: AbortSignal

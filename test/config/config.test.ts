@@ -146,10 +146,14 @@ describe('order and origin', () => {
       'convert.format': 'raw',
       'convert.compress': 'yes',
       'convert.compression_type': 'zlib',
+      'convert.path': 'inflate',
+      'convert.grains': 'structure',
+      'convert.compare': 'sample',
       on_in_use: 'supersede',
       poll_name: 'false',
       'metrics.listen': '127.0.0.1:9464',
       path_map: '/a=/b',
+      'libvirt.networks': 'VM Network=bridge:br0',
       'fix.fstab_mode': 'noop',
       'notifications.webhook_type': 'slack',
       'notifications.webhook_url': 'https://h/x',
@@ -310,7 +314,6 @@ FAILED_RETENTION_DAYS=7
     expect(origin['notifications.webhook_url']).toBe('default')
     expect(warnings.map((d) => d.path).sort()).toEqual([
       'CLEANUP_SOURCE',
-      'LIBVIRT_BRIDGE',
       'LIBVIRT_INTEGRATION',
       'LIBVIRT_POOL',
       'TEMP_DIR',
