@@ -49,7 +49,6 @@ const set = <T>(
 })
 const live = { reload: true } as const
 const vmLater = { later: 'defining VMs in libvirt' } as const
-const fixLater = { later: 'repairing guests' } as const
 const noteLater = { later: 'notifications' } as const
 
 /**
@@ -308,11 +307,63 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
   'fix.fstab_mode': set(
     choice(['stabilize-all', 'bypath-only', 'noop']),
     'stabilize-all',
-    "What is done to the guest's fstab.",
-    fixLater,
+    "What is done to the guest's fstab when the manifest does not say; virt-v2v renames what has to be renamed, whatever stands here.",
+    live,
   ),
-  'fix.regen_initramfs': set(bool, true, 'Rebuild the initramfs of the guest.', fixLater),
-  'fix.update_grub': set(bool, true, 'Update the boot loader of the guest.', fixLater),
+  'fix.regen_initramfs': set(
+    bool,
+    true,
+    'Rebuild the initramfs of the guest when the manifest does not say; virt-v2v always does.',
+    live,
+  ),
+  'fix.update_grub': set(
+    bool,
+    true,
+    'Update the boot loader of the guest when the manifest does not say; virt-v2v does where it is needed.',
+    live,
+  ),
+  'fix.unavailable': set(
+    choice(['skip', 'fail']),
+    'skip',
+    'Fixing is asked for and cannot be done here (no virt-v2v, no kernel for it, no guest on the disks): convert the disks as they are and warn, or fail.',
+    live,
+  ),
+  'fix.accelerator': set(
+    choice(['auto', 'kvm', 'tcg']),
+    'auto',
+    'What the appliance of libguestfs runs under; auto tries KVM first, tcg is emulation.',
+    live,
+  ),
+  'fix.kernel': set<string>(
+    path,
+    undefined,
+    'Kernel of the appliance (/…/boot/vmlinuz-VERSION), where the host has none in /boot that the agent may read.',
+    live,
+  ),
+  'fix.modules': set<string>(
+    path,
+    undefined,
+    'Folder of its modules; default: lib/modules/VERSION beside its boot folder.',
+    live,
+  ),
+  'fix.appliance': set<string>(
+    path,
+    undefined,
+    'An appliance made by libguestfs-make-fixed-appliance, instead of a kernel.',
+    live,
+  ),
+  'fix.virt_v2v_in_place': set<string>(
+    path,
+    undefined,
+    'The program; default: from PATH or /usr/libexec.',
+    live,
+  ),
+  'fix.tmp_dir': set<string>(
+    path,
+    undefined,
+    'Where the appliance is built for each job (400 MB, removed at its end); default: TMPDIR, else /var/tmp.',
+    live,
+  ),
 
   'notifications.enabled': set(bool, false, 'Tell somebody how jobs end.', noteLater),
   'notifications.on_success': set(bool, false, 'When a job succeeds.', noteLater),

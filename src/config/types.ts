@@ -91,7 +91,18 @@ export interface Config {
     autostart: boolean
     emit_domain_xml: boolean
   }
-  fix: { fstab_mode: 'stabilize-all' | 'bypath-only' | 'noop'; regen_initramfs: boolean; update_grub: boolean }
+  fix: {
+    fstab_mode: 'stabilize-all' | 'bypath-only' | 'noop'
+    regen_initramfs: boolean
+    update_grub: boolean
+    unavailable: 'skip' | 'fail'
+    accelerator: 'auto' | 'kvm' | 'tcg'
+    kernel?: string
+    modules?: string
+    appliance?: string
+    virt_v2v_in_place?: string
+    tmp_dir?: string
+  }
   notifications: {
     enabled: boolean
     on_success: boolean

@@ -3,7 +3,7 @@
  * durable, so a record means a whole artefact. Each file has a record of its own: an adoption that is cut off between two files
  * is gone on with by the attempt after it.
  */
-import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { identityOf } from './identity.ts'
 import { copySparsely, type CopyHooks } from './sparse-copy.ts'
@@ -270,6 +270,27 @@ async function existing(dir: string, t: Taken): Promise<string | undefined> {
     if (t.identity === undefined || (await identityOf(path).catch(() => '')) === t.identity) return path
   }
   return undefined
+}
+
+/** Which steps of an attempt are finished, for whoever decides whether its folder is worth keeping; and the bytes that takes. */
+export async function finishedWork(dir: string): Promise<{ steps: Step[]; bytes: number }> {
+  const files = await readdir(join(dir, FOLDER)).catch(() => [] as string[])
+  const steps = new Set<Step>()
+  let bytes = 0
+  for (const f of files) {
+    const step = STEPS.find((s) => f.startsWith(`${s}-`))
+    if (!step || !f.endsWith('.json')) continue
+    const name = f.slice(step.length + 1, -'.json'.length)
+    const r = await read<StepRecord>(dir, step, name)
+    if (!r || r.started) continue
+    if (r.file !== undefined) {
+      const s = await stat(join(dir, r.file)).catch(() => undefined)
+      if (!s) continue
+      if (step !== 'merge') bytes += s.blocks * 512
+    }
+    if (step !== 'fix' || r.file === undefined) steps.add(step) // the summary says that it was finished
+  }
+  return { steps: STEPS.filter((s) => steps.has(s)), bytes }
 }
 
 function nameOf(r: AnyRecord): string {

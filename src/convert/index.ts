@@ -1,5 +1,6 @@
 /** Steps that turn checked sources into finished disks. Knows no spool: it gets a plan, an abort signal and callbacks. */
-export { syncFile } from './artefacts.ts'
+export { finishedWork, STEPS, type Step, syncFile } from './artefacts.ts'
+export type { FixPlan, GuestConfiguration, GuestToolSettings } from './fix/types.ts'
 export { convertDisks } from './run.ts'
 export type {
   ConvertPlan,

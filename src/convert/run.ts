@@ -6,10 +6,12 @@ import { choosePath } from './choose.ts'
 import { copyOpened, type CopyMeter, type DiskCopy } from './copy.ts'
 import { describeVm } from './describe.ts'
 import { describeDisk, estimateTime, howOf } from './disk-report.ts'
+import { guestSteps } from './fix/index.ts'
 import { type Inspected, inspectSources } from './inspect.ts'
 import { collectOutputs, targetsOf } from './outputs.ts'
 import { freeBytes, requireSpace } from './space.ts'
 import type { ConvertHooks, ConvertPlan, ConvertReport, StageReport } from './types.ts'
+import { UNPACK_FOLDER } from './unpack.ts'
 
 /**
  * inspect → copy → fix → merge → validate → define, as far as this version goes. Finished files lie in `plan.dir` at the end; nothing
@@ -43,7 +45,10 @@ export async function convertDisks(plan: ConvertPlan, hooks: ConvertHooks): Prom
     report.estimate.bytes = inspected.disks.reduce((n, d) => n + d.estimate, 0)
     report.estimate.time_ms = estimateTime(plan, inspected)
     report.estimate.free_bytes = await freeBytes(plan.dir)
-    if (plan.dry_run) return report
+    if (plan.dry_run) {
+      await rm(join(plan.scratch, UNPACK_FOLDER), { recursive: true, force: true })
+      return report
+    }
     await copyStage(plan, hooks, report, inspected)
     return report
   } catch (e) {
@@ -91,6 +96,7 @@ async function copyStage(
     d.copy_ms = (d.copy_ms ?? 0) + c.record.copy_ms
     if (c.format === plan.output.format) Object.assign(d, howOf(c.record))
   }
+  await guestSteps(plan, hooks, copies, report, (name, work) => stage(report, hooks, name, work))
   await stage(report, hooks, 'validate', async () => {
     for (const c of copies) {
       hooks.progress({ phase: 'validate', message: c.disk.id })
@@ -105,7 +111,7 @@ async function copyStage(
     if (domain) report.domain = domain
   })
   report.artifacts = await stage(report, hooks, 'collect', () => collectOutputs(plan, hooks, copies))
-  await rm(join(plan.scratch, 'copy'), { recursive: true, force: true })
+  for (const f of ['copy', 'fix', UNPACK_FOLDER]) await rm(join(plan.scratch, f), { recursive: true, force: true })
 }
 
 async function stage<T>(report: ConvertReport, hooks: ConvertHooks, name: string, work: () => Promise<T>): Promise<T> {

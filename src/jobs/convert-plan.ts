@@ -3,6 +3,7 @@ import type { ConvertPlan } from '../convert/index.ts'
 import { submitterOf } from '../images/index.ts'
 import { bootDiskIndex, type ConvertManifest } from '../manifest/index.ts'
 import { type ConvertSettings, settingsOf } from './convert-settings.ts'
+import { guestPlan } from './convert-fix.ts'
 import { vmWords } from './convert-vm.ts'
 import { type JobContext, JobError } from './types.ts'
 
@@ -61,7 +62,7 @@ export async function planConversion(
     workers: s.workers,
     dir: c.answerDir,
     scratch: c.attemptDir,
-    earlier: [...c.earlierAttempts].sort((a, b) => b.epoch - a.epoch).map(({ dir, dead }) => ({ dir, dead })),
+    earlier: earlierOf(c),
     import_roots: s.import_roots,
     ...(c.payloadDir === undefined ? {} : { payload_dir: resolve(c.payloadDir) }),
     submitter: await submitterOf(c.drop.uid, c.drop.gid),
@@ -72,6 +73,8 @@ export async function planConversion(
     verify_checksum: s.verify_checksum,
     dry_run: m.options?.dry_run === true,
     ...(vm ? { vm } : {}),
+    ...guestPlan(m, c.config),
+    ...(c.logsDir === undefined ? {} : { logs_dir: c.logsDir }),
   }
   return { plan, ...said }
 }
@@ -101,17 +104,6 @@ function notDone(m: ConvertManifest): PlanNotes['warnings'] {
   const out: PlanNotes['warnings'] = []
   const skipped = (stage: string, what: string, next: string) =>
     out.push({ stage, message: `stage-skipped: ${what} was asked for and is not done by this version. ${next}` })
-  if (m.pipeline?.fix?.enabled)
-    skipped(
-      'fix',
-      'Guest fixing (pipeline.fix)',
-      'The disk is converted as it is; run virt-v2v-in-place on it if the guest does not boot.',
-    )
-  if (m.pipeline?.inspect?.collect_guest_info)
-    skipped('inspect', 'Guest inspection (pipeline.inspect.collect_guest_info)', 'Run virt-inspector on the result.')
-  if (m.configuration && Object.values(m.configuration).some((v) => v !== undefined)) {
-    skipped('fix', 'Guest configuration (configuration)', 'Run virt-customize on the result.')
-  }
   if (m.libvirt_integration?.enabled)
     skipped(
       'libvirt_integration',
@@ -119,6 +111,13 @@ function notDone(m: ConvertManifest): PlanNotes['warnings'] {
       'Define it by hand, e.g. with virt-install --import.',
     )
   return out
+}
+
+/** Attempts of this job, the latest first, then what a failed job that this one repeats has kept. */
+function earlierOf(c: Pick<JobContext, 'earlierAttempts'>): ConvertPlan['earlier'] {
+  return [...c.earlierAttempts]
+    .sort((a, b) => Number(a.kept !== undefined) - Number(b.kept !== undefined) || b.epoch - a.epoch)
+    .map(({ dir, dead, kept }) => ({ dir, dead, ...(kept?.before === undefined ? {} : { before: kept.before }) }))
 }
 
 /**

@@ -75,7 +75,12 @@ export function pipelineReport(o: {
   }
 }
 
-const STAGE_NAMES: Record<string, string | undefined> = { inspect: 'inspect', copy: 'convert', validate: 'validate' }
+const STAGE_NAMES: Record<string, string | undefined> = {
+  inspect: 'inspect',
+  fix: 'fix',
+  copy: 'convert',
+  validate: 'validate',
+}
 
 function loaded(m: ConvertManifest, path: string, r: ConvertReport): Record<string, unknown> {
   return {
@@ -103,9 +108,12 @@ function resultOf(stage: string, r: ConvertReport, dir: string, m: ConvertManife
         size_human: human(d.actual_bytes),
         path: d.source,
         virtual_size_bytes: d.virtual_size_bytes,
+        ...(d.boot && r.guest ? { guest: r.guest } : {}),
+        ...(d.boot && r.guest_error !== undefined ? { guest_inspection_error: r.guest_error } : {}),
       })),
     }
   }
+  if (stage === 'fix') return { ...(r.fix ?? { skipped: true }) }
   if (stage === 'convert') {
     return {
       disks_converted: r.disks.length,

@@ -1,12 +1,12 @@
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { convertDisks, type ConvertPlan, type ConvertReport, type StageWarning } from '../convert/index.ts'
+import { convertDisks, finishedWork, type ConvertPlan, type ConvertReport, type StageWarning } from '../convert/index.ts'
 import { ImageError } from '../images/index.ts'
 import type { ConvertManifest } from '../manifest/index.ts'
 import { SpawnError } from '../process/index.ts'
 import { planConversion } from './convert-plan.ts'
 import { human, pipelineReport } from './convert-report.ts'
-import { abortedError, abortReason, type JobContext, JobError, type JobHandler, type JobOutcome } from './types.ts'
+import { abortedError, abortReason, type JobContext, JobError, type JobHandler, type JobOutcome, type KeptWork } from './types.ts'
 
 /** The handler of `kind: convert`: disks, OVA or OVF → qcow2, raw or vdi. */
 export const convert: JobHandler<ConvertManifest> = {
@@ -81,6 +81,8 @@ function outcome(plan: ConvertPlan, report: ConvertReport, warnings: StageWarnin
     warnings: warnings.map((w) => ({ message: w.message, path: w.stage, severity: 'warning', stage: w.stage })),
     disks: report.disks,
     ...(report.domain ? { domain: report.domain } : {}),
+    ...(report.fix ? { fix: report.fix } : {}),
+    ...(report.guest ? { guest: report.guest } : {}),
     dry_run: report.dry_run,
     ...(report.dry_run ? { estimate: report.estimate } : {}),
   }
@@ -99,18 +101,30 @@ async function failed(
   if (c.signal.aborted) {
     const error = abortedError(c.signal, 'convert')
     if (abortReason(c.signal)?.kind === 'cancel') await removeWork(plan)
+    else error.kept = await keptWork(plan)
     return error
   }
   const error = asJobError(e)
-  if (!error.transient) await removeWork(plan)
+  if (SUSPECT.has(error.code)) await removeWork(plan)
+  else error.kept = await keptWork(plan)
   await report({ stage: error.phase ?? 'convert', message: error.message }).catch((x: unknown) =>
     c.log('agent', `The report could not be written: ${String(x)}\n`),
   )
   return error
 }
 
+/** Failures that say that what was made is not right: it is made anew. */
+const SUSPECT = new Set(['check-failed', 'compare-failed', 'checksum-mismatch', 'internal'])
+
+/** Whole files with their records are kept for a job that repeats this one; halves are removed. */
+async function keptWork(plan: ConvertPlan): Promise<KeptWork | undefined> {
+  const { steps, bytes } = await finishedWork(plan.scratch)
+  if (steps.includes('copy')) return { steps, bytes }
+  return undefined
+}
+
 async function removeWork(plan: ConvertPlan): Promise<void> {
-  for (const name of ['copy', 'artefacts']) await rm(join(plan.scratch, name), { recursive: true, force: true })
+  for (const name of ['copy', 'fix', 'artefacts']) await rm(join(plan.scratch, name), { recursive: true, force: true })
 }
 
 function asJobError(e: unknown): JobError {

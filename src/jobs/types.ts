@@ -4,6 +4,7 @@
  * `vmspool convert`, or in a stranger's program.
  */
 import type { Config } from '../config/index.ts'
+import type { Step } from '../convert/index.ts'
 import type { Manifest } from '../manifest/index.ts'
 import type { ProcessIdentity } from '../process/index.ts'
 
@@ -71,6 +72,8 @@ export interface EarlierAttempt {
   owner: string
   /** its processes are known to be ended: what lies there may be renamed away, else only be copied */
   dead: boolean
+  /** an attempt of the failed job that this one repeats; what it made from step `before` on is not to be used */
+  kept?: { of: string; before?: Step }
 }
 
 export interface JobContext<M = Manifest> {
@@ -86,6 +89,8 @@ export interface JobContext<M = Manifest> {
   attemptDir: string
   /** attemptDir/answer/: what lies here at the end is published under its name */
   answerDir: string
+  /** files put here go to output/jobs/<ulid>/, whatever becomes of the job */
+  logsDir?: string
   /** absolute: where the answer's files will be found after publication; absent: {@link answerDir} */
   publicDir?: string
   earlierAttempts: readonly EarlierAttempt[]
@@ -107,6 +112,14 @@ export interface JobHandler<M = Manifest> {
   run(m: M, c: JobContext<M>): Promise<JobOutcome>
 }
 
+/** What a failed attempt leaves for a job that repeats it. */
+export interface KeptWork {
+  /** steps that need not be done again */
+  steps: string[]
+  /** what it takes on disk */
+  bytes: number
+}
+
 /** A failure with a name. `transient` decides whether another attempt may help. */
 export class JobError extends Error {
   /** short and stable, for programs: 'checksum-mismatch', 'no-space', … */
@@ -119,6 +132,8 @@ export class JobError extends Error {
   readonly phase: string | undefined
   /** more fields for `<name>.result.json` */
   readonly detail: Record<string, unknown> | undefined
+  /** finished work that lies in the attempt's folder and is worth keeping for `vmspool retry` */
+  kept: KeptWork | undefined
 
   constructor(
     message: string,

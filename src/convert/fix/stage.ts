@@ -142,7 +142,7 @@ async function runFix(
   await requireSpace(plan.scratch, SPACE, plan.reserve_bytes)
   const appliance = await openAppliance(settings, dir)
   try {
-    const overlays = await makeOverlays(plan, hooks, disks, dir)
+    const overlays = await makeOverlays(hooks, disks, dir)
     const report = emptyReport(fix, disks)
     const run = runner({ plan, hooks, appliance, dir, overlays })
     hooks.log(
@@ -217,12 +217,7 @@ function runner(o: {
     })
 }
 
-async function makeOverlays(
-  plan: ConvertPlan,
-  hooks: ConvertHooks,
-  disks: readonly DiskCopy[],
-  dir: string,
-): Promise<Overlay[]> {
+async function makeOverlays(hooks: ConvertHooks, disks: readonly DiskCopy[], dir: string): Promise<Overlay[]> {
   const out: Overlay[] = []
   await mkdir(dir, { recursive: true })
   for (const copy of disks) {

@@ -1,7 +1,8 @@
 import { z } from 'zod'
 import { show } from '../../text/diagnostic.ts'
 import { answerName, common } from './common.ts'
-import { count, freeMap, rfc3339 } from './parts.ts'
+import { configuration } from './configuration.ts'
+import { count, rfc3339 } from './parts.ts'
 
 /*
  * Artifact Manifest 1.0 (reference: contracts.md A3), read as the union of what HyperSDK's Go validator and hyper2kvm's
@@ -54,6 +55,9 @@ const pipeline = z.looseObject({
       regen_initramfs: flag('Default true.'),
       fstab_mode: z.enum(['stabilize-all', 'bypath-only', 'noop']).optional(),
       remove_vmware_tools: flag('Default false.'),
+      required: flag(
+        'Fail when the guest cannot be fixed here; default: as the agent is configured (fix.unavailable).',
+      ),
     })
     .optional(),
   convert: z
@@ -134,14 +138,7 @@ export const convertManifest = z
       })
       .optional(),
     pipeline: pipeline.optional(),
-    configuration: z
-      .looseObject({
-        users: freeMap.optional(),
-        services: freeMap.optional(),
-        hostname: z.unknown().optional(),
-        network: freeMap.optional(),
-      })
-      .optional(),
+    configuration: configuration.optional(),
     output: z
       .looseObject({
         directory: z.string().optional(),
