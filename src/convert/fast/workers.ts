@@ -3,12 +3,13 @@ import { ImageError } from '../../images/index.ts'
 import { threadProgram } from '../checksum.ts'
 import { Unusual } from './tables.ts'
 import { GRAINS_DONE, type GrainTask, STOP, type WorkerEnd } from './task.ts'
+import { work } from './work.ts'
 
 /** How often progress is told, in milliseconds. */
 const TICK = 200
 
 /**
- * Runs `threads` workers over a task to their end.
+ * Runs `threads` workers over a task to their end; 0 does it in the calling thread, which for a few grains takes less time than to start another.
  * @param onGrains told now and then how many grains are done
  * @throws {Unusual} {ImageError} damaged-grain, worker; errors of files as they are; the signal's reason when aborted
  */
@@ -23,14 +24,12 @@ export async function runWorkers(
   signal.addEventListener('abort', stop, { once: true })
   const timer = setInterval(() => onGrains(Atomics.load(task.counters, GRAINS_DONE)), TICK)
   try {
-    const ends = await Promise.all(
-      Array.from({ length: threads }, () =>
-        runWorker(task).then((end) => {
-          if (end.end !== 'done') stop()
-          return end
-        }),
-      ),
-    )
+    const run = (): Promise<WorkerEnd> =>
+      runWorker(task).then((end) => {
+        if (end.end !== 'done') stop()
+        return end
+      })
+    const ends = threads === 0 ? [work(task)] : await Promise.all(Array.from({ length: threads }, run))
     signal.throwIfAborted()
     // of several, what says most: a full disk or a damaged grain is no reason to try another path
     const bad =
