@@ -1,12 +1,27 @@
 import { readFile, rm, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
-import { convertDisks, finishedWork, type ConvertPlan, type ConvertReport, type StageWarning } from '../convert/index.ts'
+import { join, resolve } from 'node:path'
+import {
+  convertDisks,
+  finishedWork,
+  type ConvertPlan,
+  type ConvertReport,
+  type StageWarning,
+} from '../convert/index.ts'
 import { ImageError } from '../images/index.ts'
 import type { ConvertManifest } from '../manifest/index.ts'
 import { SpawnError } from '../process/index.ts'
 import { planConversion } from './convert-plan.ts'
-import { human, pipelineReport } from './convert-report.ts'
-import { abortedError, abortReason, type JobContext, JobError, type JobHandler, type JobOutcome, type KeptWork } from './types.ts'
+import { pipelineReport } from './convert-report.ts'
+import { human } from './report-units.ts'
+import {
+  abortedError,
+  abortReason,
+  type JobContext,
+  JobError,
+  type JobHandler,
+  type JobOutcome,
+  type KeptWork,
+} from './types.ts'
 
 /** The handler of `kind: convert`: disks, OVA or OVF → qcow2, raw or vdi. */
 export const convert: JobHandler<ConvertManifest> = {
@@ -31,7 +46,8 @@ async function runConversion(m: ConvertManifest, c: JobContext<ConvertManifest>)
         manifest: m,
         manifestPath: c.drop.file,
         report,
-        dir: c.answerDir,
+        dir: resolve(c.publicDir ?? c.answerDir),
+        compare: plan.validate.compare,
         durationMs: performance.now() - started,
         warnings,
         ...(error ? { error } : {}),

@@ -1,9 +1,20 @@
 /** `<name>.report.json`: the pipeline report 1.0 of hyper2kvm (contracts A3) with fields of ours added. Durations are seconds there. */
 import { z } from 'zod'
+import {
+  convert,
+  domain,
+  fix,
+  guest,
+  inspect,
+  known,
+  loadManifest,
+  sourceDisk,
+  stage,
+  validate,
+  whole,
+} from './report-schema-parts.ts'
 
 const note = z.looseObject({ stage: z.string(), message: z.string(), timestamp: z.string() })
-const whole = z.int().min(0)
-const known = z.string().nullable()
 
 export const reportSchema = z
   .looseObject({
@@ -20,27 +31,40 @@ export const reportSchema = z
     pipeline: z.looseObject({
       success: z.boolean(),
       duration_seconds: z.number().min(0),
-      stages: z.record(
-        z.string(),
-        z.looseObject({
-          success: z.boolean(),
-          duration: z.number().min(0),
-          result: z.record(z.string(), z.unknown()).optional(),
-          error: z.string().optional(),
-        }),
-      ),
+      stages: z.looseObject({
+        load_manifest: stage(loadManifest),
+        inspect: stage(inspect).optional(),
+        fix: stage(fix).optional(),
+        convert: stage(convert).optional(),
+        validate: stage(validate).optional(),
+      }),
     }),
     artifacts: z.array(
-      z.looseObject({
-        type: z.literal('converted_disk'),
-        path: z.string(),
-        disk_id: z.string(),
-        format: z.string(),
-        size_bytes: whole,
-        size_human: z.string(),
-        boot_order_hint: z.number(),
-        compressed: z.boolean(),
-      }),
+      z.discriminatedUnion('type', [
+        z.looseObject({
+          type: z.literal('converted_disk'),
+          path: z.string(),
+          disk_id: z.string(),
+          format: z.string(),
+          size_bytes: whole,
+          size_human: z.string(),
+          boot_order_hint: z.number(),
+          compressed: z.boolean(),
+          checksum: z
+            .string()
+            .regex(/^sha256:[a-f0-9]{64}$/)
+            .optional()
+            .meta({ description: 'Of the file, when output.checksum asks for it.' }),
+          note: z.string().optional(),
+        }),
+        z.looseObject({
+          type: z.literal('domain_xml'),
+          path: z.string(),
+          format: z.literal('libvirt'),
+          size_bytes: whole,
+          size_human: z.string(),
+        }),
+      ]),
     ),
     warnings: z.array(note.partial()),
     errors: z.array(note),
@@ -56,5 +80,14 @@ export const reportSchema = z
     }),
     job: z.looseObject({ id: z.string(), epoch: whole }).optional(),
     dry_run: z.boolean().optional(),
+    estimate: z
+      .looseObject({ bytes: whole, time_ms: whole, free_bytes: whole })
+      .optional()
+      .meta({ description: 'Of a dry run.' }),
+    disks: z.array(sourceDisk).optional(),
+    phases: z.array(z.looseObject({ name: z.string(), duration_ms: whole })).optional(),
+    guest: guest.optional(),
+    fix: fix.optional(),
+    domain: domain.optional(),
   })
   .meta({ title: 'Report of a conversion' })

@@ -60,7 +60,7 @@ function tar(file: string, folder: string, names: string[], format: string): str
 test.each(['ustar', 'gnu', 'pax', 'v7'])('an OVA in %s, two disks, .ovf last', async (format) => {
   const ova = tar(join(dir, `${format}.ova`), box, ['vm-disk0.vmdk', 'vm.mf', 'vm-disk1.vmdk', 'vm.ovf'], format)
   const r = await b.run({ disks: [disk(ova, 'ova')] })
-  expect(b.answers()).toEqual(['vm.disks/disk-0-1.qcow2', 'vm.qcow2', 'vm.report.json'])
+  expect(b.answers()).toEqual(['vm.disks/disk-0-1.qcow2', 'vm.qcow2', 'vm.report.json', 'vm.xml'])
   assertSame(join(dir, '1.raw'), 'raw', join(b.answerDir, 'vm.qcow2'), 'qcow2')
   assertSame(join(dir, '0.raw'), 'raw', join(b.answerDir, 'vm.disks', 'disk-0-1.qcow2'), 'qcow2')
   expect(r.warnings).toEqual([])

@@ -3,7 +3,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
-import { human } from '../../src/jobs/convert-report.ts'
+import { human } from '../../src/jobs/report-units.ts'
 import { assertSame, type Bench, bench, disk, list, tempFolder } from './harness.ts'
 
 const MiB = 1024 * 1024
@@ -30,7 +30,13 @@ const sum = (i: number) =>
 
 test('the boot disk has the name, the others lie beside it', async () => {
   const r = await b.run({ disks: three() })
-  expect(b.answers()).toEqual(['vm.disks/disk-1.qcow2', 'vm.disks/disk-2.qcow2', 'vm.qcow2', 'vm.report.json'])
+  expect(b.answers()).toEqual([
+    'vm.disks/disk-1.qcow2',
+    'vm.disks/disk-2.qcow2',
+    'vm.qcow2',
+    'vm.report.json',
+    'vm.xml',
+  ])
   for (const [i, path] of ['vm.qcow2', 'vm.disks/disk-1.qcow2', 'vm.disks/disk-2.qcow2'].entries())
     assertSame(raw(i), 'raw', join(b.answerDir, path), 'qcow2')
   expect(r.artifacts?.map((a) => a.disk_id)).toEqual(['disk-0', 'disk-1', 'disk-2'])
@@ -49,11 +55,18 @@ test.each([
 
 test('several disks to raw: only the boot disk has a qcow2 for pollers, and poll_name off leaves it out', async () => {
   await b.run({ disks: three(), output: { format: 'raw' } })
-  expect(b.answers()).toEqual(['vm.disks/disk-1.raw', 'vm.disks/disk-2.raw', 'vm.qcow2', 'vm.raw', 'vm.report.json'])
+  expect(b.answers()).toEqual([
+    'vm.disks/disk-1.raw',
+    'vm.disks/disk-2.raw',
+    'vm.qcow2',
+    'vm.raw',
+    'vm.report.json',
+    'vm.xml',
+  ])
   const c = bench({ config: { poll_name: 'off' } })
   try {
     await c.run({ disks: three().slice(0, 1), output: { format: 'raw' } })
-    expect(c.answers()).toEqual(['vm.raw', 'vm.report.json'])
+    expect(c.answers()).toEqual(['vm.raw', 'vm.report.json', 'vm.xml'])
   } finally {
     c.close()
   }
@@ -64,7 +77,7 @@ test('odd names: colons, commas, quotes, spaces, umlauts', async () => {
     const c = bench()
     try {
       await c.run({ disks: three().slice(0, 1), output: { format: 'raw' } }, { answer })
-      expect(c.answers()).toEqual([`${answer}.qcow2`, `${answer}.raw`, `${answer}.report.json`].sort())
+      expect(c.answers()).toEqual([`${answer}.qcow2`, `${answer}.raw`, `${answer}.report.json`, `${answer}.xml`].sort())
       assertSame(raw(0), 'raw', join(c.answerDir, `${answer}.qcow2`), 'qcow2')
     } finally {
       c.close()
@@ -136,7 +149,7 @@ test('the report has every field of the pipeline report 1.0', async () => {
       total_stages: 4,
       successful_stages: 4,
       failed_stages: 0,
-      total_artifacts: 2,
+      total_artifacts: 3,
       input_disks: 2,
       output_disks: 2,
     },
@@ -159,7 +172,7 @@ test('the report has every field of the pipeline report 1.0', async () => {
 
 test('options.report.enabled false writes none', async () => {
   await b.run({ disks: three().slice(0, 1), options: { report: { enabled: false } } })
-  expect(b.answers()).toEqual(['vm.qcow2'])
+  expect(b.answers()).toEqual(['vm.qcow2', 'vm.xml'])
 })
 
 test('what this version does not do is a warning in result, report and log, not an error', async () => {
@@ -226,7 +239,7 @@ test('progress is in bytes, never goes back, ends at the whole', async () => {
   expect(done.at(0)).toBe(0)
   expect(done.at(-1)).toBe(total)
   expect(new Set(done).size).toBeGreaterThan(3)
-  expect([...new Set(b.progress.map((p) => p.phase))]).toEqual(['inspect', 'copy', 'validate', 'collect'])
+  expect([...new Set(b.progress.map((p) => p.phase))]).toEqual(['inspect', 'copy', 'validate', 'describe', 'collect'])
 })
 
 test('a relative local_path is meant from the payload, or from where the manifest was dropped', async () => {

@@ -32,8 +32,8 @@ afterEach(() => rmSync(dir, { recursive: true, force: true }))
 
 test('makes the folder, publishes the boot disk last, leaves nothing else', async () => {
   const r = await convertDirectly({ manifest: manifest(), outputDir: out, config })
-  expect(r.files.map((f) => f.slice(out.length + 1))).toEqual(['web.disks', 'web.report.json', 'web.qcow2'])
-  expect(list(out)).toEqual(['web.disks/d1.qcow2', 'web.qcow2', 'web.report.json'])
+  expect(r.files.map((f) => f.slice(out.length + 1))).toEqual(['web.disks', 'web.report.json', 'web.xml', 'web.qcow2'])
+  expect(list(out)).toEqual(['web.disks/d1.qcow2', 'web.qcow2', 'web.report.json', 'web.xml'])
   assertSame(join(dir, '0.raw'), 'raw', join(out, 'web.qcow2'), 'qcow2')
   assertSame(join(dir, '1.raw'), 'raw', join(out, 'web.disks', 'd1.qcow2'), 'qcow2')
 })
@@ -48,7 +48,7 @@ test('refuses to overwrite, and replaces as a whole when asked', async () => {
   const one = manifest()
   one.disks.pop()
   await convertDirectly({ manifest: one, outputDir: out, overwrite: true, config })
-  expect(list(out)).toEqual(['web.qcow2', 'web.report.json'])
+  expect(list(out)).toEqual(['web.qcow2', 'web.report.json', 'web.xml'])
 })
 
 test('a failure and an abort leave the folder as it was', async () => {
@@ -127,7 +127,7 @@ await convertDirectly({ manifest: ${JSON.stringify(manifest())}, outputDir: ${JS
   })
   expect(said.join('')).toContain('copy d0: took over the finished copy')
   expect([...copied]).toEqual(['d1'])
-  expect(list(out)).toEqual(['web.disks/d1.qcow2', 'web.qcow2', 'web.report.json'])
+  expect(list(out)).toEqual(['web.disks/d1.qcow2', 'web.qcow2', 'web.report.json', 'web.xml'])
   assertSame(join(dir, '0.raw'), 'raw', join(out, 'web.qcow2'), 'qcow2')
   expect(readFileSync(join(dir, '0.raw')).length).toBe(2 * MiB)
 })

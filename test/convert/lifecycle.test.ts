@@ -211,7 +211,7 @@ describe('another attempt', () => {
     expect(runs(next)).toEqual([])
     expect((r.disks as { adopted: boolean }[]).every((d) => d.adopted)).toBe(true)
     assertSame(small(0), 'raw', join(next.answerDir, 'vm.qcow2'), 'qcow2')
-    expect(b.answers()).toEqual(['vm.report.json'])
+    expect(b.answers()).toEqual(['vm.report.json', 'vm.xml'])
   })
 
   test('after the source or the wish has changed everything is copied again', async () => {
