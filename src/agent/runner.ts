@@ -16,6 +16,7 @@ import {
 import { childRecorder, endEarlier, forgetChildren } from './children.ts'
 import { openJobLog, type JobLog } from './job-log.ts'
 import type { StatusWriter } from './job-status.ts'
+import { keeping, keptFor } from './kept.ts'
 import { progressMeter } from './progress.ts'
 import type { Agent, RunningJob } from './state.ts'
 import { claimStatus, iso } from './status-fields.ts'
@@ -185,7 +186,8 @@ async function handle(
     attemptDir: claim.attemptDir,
     answerDir: claim.answerDir,
     publicDir: a.spool.layout.output,
-    earlierAttempts,
+    logsDir: join(claim.attemptDir, 'own'),
+    earlierAttempts: [...earlierAttempts, ...(await keptFor(a, claim))],
     signal,
     config: a.config,
     spawned: childRecorder(claim.attemptDir),
@@ -346,7 +348,9 @@ async function end(
   const finished_at = iso()
   const state = o.outcome === 'done' ? 'succeeded' : o.outcome
   const base = claimStatus(claim)
-  const text = o.error && (o.error.hint === undefined ? o.error.message : `${o.error.message}\n${o.error.hint}`)
+  const kept = o.outcome === 'failed' ? keeping(a, claim, o.error) : undefined
+  const hint = [o.error?.hint, kept?.sentence].filter((x) => x !== undefined).join('\n') || undefined
+  const text = o.error && (hint === undefined ? o.error.message : `${o.error.message}\n${hint}`)
   log.write('agent', `${state} after ${o.duration_ms} ms${text === undefined ? '' : `: ${text}`}`)
   await log.close()
   const said = { started_at: o.started_at, finished_at }
@@ -359,12 +363,13 @@ async function end(
     duration_ms: o.duration_ms,
     owner: a.spool.owner?.id,
     ...(record.diagnostics.length > 0 ? { diagnostics: record.diagnostics } : {}),
+    ...kept?.result,
     ...(o.error
       ? {
           error: {
             code: o.error.code,
             message: o.error.message,
-            hint: o.error.hint,
+            hint,
             phase: o.error.phase,
             transient: o.error.transient,
           },
@@ -375,7 +380,12 @@ async function end(
   if (o.error) info.error = o.error.message
   deps.finished.set(name.id, info)
   const how = await leaving(a, () =>
-    commit(a.spool, claim, o.outcome, { result, status, ...(text === undefined ? {} : { error: text }) }),
+    commit(a.spool, claim, o.outcome, {
+      result,
+      status,
+      ...(text === undefined ? {} : { error: text }),
+      ...(kept ? { keep: kept.keep } : {}),
+    }),
   )
   if (how === 'fenced') {
     deps.finished.delete(name.id)

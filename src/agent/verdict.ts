@@ -1,5 +1,5 @@
 /** What becomes of an attempt that did not succeed: a pure decision, so that every branch can be tested. */
-import { type AbortReason, JobError } from '../jobs/types.ts'
+import { type AbortReason, JobError, type KeptWork } from '../jobs/types.ts'
 
 export type Verdict =
   | { do: 'fail'; error: Failure }
@@ -17,6 +17,7 @@ export interface Failure {
   exit_code?: number | undefined
   signal?: string | undefined
   detail?: Record<string, unknown> | undefined
+  kept?: KeptWork | undefined
 }
 
 /** errno(3) names behind which the next attempt may find another world. */
@@ -36,6 +37,7 @@ export function describeFailure(e: unknown): Failure {
       exit_code: e.exit_code,
       signal: e.signal,
       detail: e.detail,
+      kept: e.kept,
     }
   }
   const code = (e as NodeJS.ErrnoException | undefined)?.code

@@ -3,6 +3,7 @@ import type { Manifest } from '../manifest/index.ts'
 import type { JobStatus } from '../spool/index.ts'
 import type { ControlCommand, ControlReply } from './control.ts'
 import type { SpoolPlace } from './place.ts'
+import type { RetryStep } from './retry.ts'
 import type { ListFilter } from './status.ts'
 import type { Submission } from './submit.ts'
 import type { WaitOptions } from './wait.ts'
@@ -98,11 +99,15 @@ export async function* logs(
   yield* readLog(at, (await findJob(at, job)).id, options)
 }
 
-/** Submits an ended job's manifest again, as a new job that names the old one in `retry_of`. */
-export async function retry(job: string, place: SpoolPlace = {}): Promise<Submission> {
+/**
+ * Submits an ended job's manifest again, as a new job that names the old one in `retry_of`.
+ * @param options.from begin with this step; default: with the first that was not finished
+ */
+export async function retry(job: string, options: SpoolPlace & { from?: RetryStep } = {}): Promise<Submission> {
   const { locate } = await import('./place.ts')
   const { retryJob } = await import('./retry.ts')
-  return (await retryJob(await locate(place), job)).submission
+  const { from, ...place } = options
+  return (await retryJob(await locate(place), job, from === undefined ? {} : { from })).submission
 }
 
 /** One command to the control socket of the instance's main agent on this host. @throws ClientError 69 when none listens */

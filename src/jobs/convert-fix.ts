@@ -39,7 +39,14 @@ export function guestPlan(
 }
 
 type Wanted = NonNullable<NonNullable<ConvertManifest['pipeline']>['fix']>
-const OPTIONS = ['backup', 'print_fstab', 'update_grub', 'regen_initramfs', 'fstab_mode', 'remove_vmware_tools'] as const
+const OPTIONS = [
+  'backup',
+  'print_fstab',
+  'update_grub',
+  'regen_initramfs',
+  'fstab_mode',
+  'remove_vmware_tools',
+] as const
 
 function asked(w: Wanted): NonNullable<FixPlan['options']> {
   return Object.fromEntries(OPTIONS.filter((k) => w[k] !== undefined).map((k) => [k, w[k]]))
@@ -89,12 +96,22 @@ export function guestConfiguration(c: NonNullable<ConvertManifest['configuration
       return { path: path.replace('{p}', priority).replace('{n}', f.name), mode, content: f.content }
     }),
   }
-  const lists = [g.users.create, g.users.disable, g.services.enable, g.services.disable, g.services.mask, g.hosts, g.files]
+  const lists = [
+    g.users.create,
+    g.users.disable,
+    g.services.enable,
+    g.services.disable,
+    g.services.mask,
+    g.hosts,
+    g.files,
+  ]
   return g.hostname || lists.some((l) => l.length > 0) ? g : undefined
 }
 
 function texts<K extends string>(c: Record<string, unknown>, keys: readonly K[]): Partial<Record<K, string>> {
-  return Object.fromEntries(keys.filter((k) => typeof c[k] === 'string').map((k) => [k, c[k]])) as Partial<Record<K, string>>
+  return Object.fromEntries(keys.filter((k) => typeof c[k] === 'string').map((k) => [k, c[k]])) as Partial<
+    Record<K, string>
+  >
 }
 
 function section(v: unknown): Record<string, unknown> {

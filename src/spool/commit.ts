@@ -4,6 +4,7 @@
  */
 import { join } from 'node:path'
 import type { Claim } from './attempt.ts'
+import { KEEP, type Kept } from './kept.ts'
 import { ensureDir, listed, move } from './moves.ts'
 import { type Outcome, renamed } from './names.ts'
 import type { Spool } from './spool.ts'
@@ -15,6 +16,8 @@ export interface CommitContent {
   result: Record<string, unknown>
   /** last status of the job */
   status?: Record<string, unknown>
+  /** of a failed job: its attempt's folder stays after publication, for a job that repeats this one */
+  keep?: Kept
 }
 
 /**
@@ -42,6 +45,8 @@ export async function commit(
     const text = `${(content.error ?? `The job ended as ${outcome}.`).trimEnd()}\n`
     files.push([join(c.answerDir, `${answer}.error`), text], [join(own, 'error'), text])
   }
+  if (content.keep && outcome === 'failed')
+    files.push([join(c.attemptDir, KEEP), `${JSON.stringify({ schema: 1, ...content.keep }, null, 2)}\n`])
   await setApart(s, c, outcome)
   await Promise.all(files.map(([path, text]) => s.fs.writeFile(path, text, { mode: 0o644, sync: false })))
   // Files before the folders that name them, folders before the rename that makes them count: after power loss a

@@ -5,6 +5,7 @@
  */
 import { join } from 'node:path'
 import { FINAL_STATES, type FoundJob, listJobs } from './find.ts'
+import { keptAttempts } from './kept.ts'
 import { namesIn } from './moves.ts'
 import { keyOf, laneOf, ULID } from './names.ts'
 import { readOwners } from './owner.ts'
@@ -225,6 +226,7 @@ async function auditStrays(s: Spool, byId: Map<string, FoundJob[]>, problems: Pr
     if (!ULID.test(id)) continue
     const job = byId.get(id)?.[0]
     if (job && !FINAL_STATES.has(job.state)) continue
+    if (job?.state === 'failed' && (await keptAttempts(s, id)).length > 0) continue
     const message = `${join(s.layout.work, id)} is scratch of a job that ${job ? 'has ended' : 'is not there'}. Retention removes it.`
     problems.push({ code: 'scratch', severity: 'warning', message, job: id, path: join(s.layout.work, id) })
   }

@@ -6,6 +6,7 @@
 import { join } from 'node:path'
 import { supersedeAnswer } from './answers.ts'
 import { errno } from './errors.ts'
+import { forgetKept, removeAllButKept } from './kept.ts'
 import { ensureDurableDir, listed, move, namesIn, removeFile, removeTree, syncIfThere } from './moves.ts'
 import { type JobName, isPolled, laneFolder, parseJobName, publicationOrder, renamed, type Outcome } from './names.ts'
 import { anyInAccept } from './accept.ts'
@@ -112,7 +113,7 @@ async function publish(s: Spool, name: JobName): Promise<Published | undefined> 
     ours = false
   }
   await s.sync(l[name.outcome!])
-  await removeScratch(s, name)
+  await removeScratch(s, name, record)
   return ours ? { name: final, record, outcome: name.outcome!, visible } : undefined
 }
 
@@ -144,9 +145,11 @@ async function replace(s: Spool, from: string, to: string): Promise<void> {
 }
 
 /** Scratch goes only now that the job was seen final; losing this race to a crash leaves it to retain(). */
-async function removeScratch(s: Spool, name: JobName): Promise<void> {
+async function removeScratch(s: Spool, name: JobName, record: JobRecord): Promise<void> {
   try {
-    await removeTree(s, join(s.layout.work, name.id))
+    if (name.outcome === 'failed') await removeAllButKept(s, name.id, `${name.epoch}-${name.owner}`)
+    else await removeTree(s, join(s.layout.work, name.id))
+    if (name.outcome === 'done' && record.retry_of !== undefined) await forgetKept(s, record.retry_of, name.key)
   } catch (error) {
     // A fenced attempt may still be writing there: the job is final all the same.
     s.log('scratch.left', { job: name.id, error: String(error) })

@@ -99,6 +99,10 @@ export const resultSchema = z
       .array(z.looseObject({ name: z.string(), duration_ms: z.number().min(0), detail: z.unknown().optional() }))
       .optional(),
     warnings: z.array(diagnostic).optional(),
+    kept: z
+      .looseObject({ steps: z.array(z.string()), bytes, until: time.optional() })
+      .optional()
+      .meta({ description: 'Of a failed job: finished work that `vmspool retry` goes on from.' }),
     diagnostics: z.array(diagnostic).optional().meta({ description: 'What was wrong with a rejected manifest.' }),
   })
   .meta({ title: 'Result of a job' })

@@ -14,6 +14,7 @@ import {
   heartbeat,
   type IntakeOptions,
   type JobName,
+  keptAttempts,
   makePlan,
   openClaim,
   processCancels,
@@ -112,7 +113,7 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
       running.set(name.file, ticket)
       try {
         const c = await open()
-        if (c) await attempt(world, s, c, ticket)
+        if (c) await attempt(world, rules, s, c, ticket)
       } finally {
         running.delete(name.file)
       }
@@ -177,7 +178,7 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
 }
 
 /** One attempt: writes an answer of several files, and ends somehow. */
-async function attempt(world: World, s: Spool, c: Claim, state: { stop: boolean }): Promise<void> {
+async function attempt(world: World, rules: Rules, s: Spool, c: Claim, state: { stop: boolean }): Promise<void> {
   const r = world.random
   const { name, record } = c
   if (record.rejected) {
@@ -196,6 +197,16 @@ async function attempt(world: World, s: Spool, c: Claim, state: { stop: boolean 
           ? 'retry'
           : 'give'
   const mine = { id: name.id, epoch: name.epoch, owner: c.owner }
+  // A job that repeats a failed one finds whole what that one kept, or nothing; others look so that it is looked at often.
+  const failed = record.retry_of ?? rules.failedJob(r)
+  if (failed !== undefined)
+    for (const kept of await keptAttempts(s, failed)) {
+      const text = await s.fs.readFile(`${kept.dir}/scratch`).then(
+        (x) => x.bytes.toString('utf8'),
+        () => undefined,
+      )
+      if (text !== undefined) rules.keptFound(failed, kept, text)
+    }
   await s.fs.writeFile(`${c.attemptDir}/scratch`, answerText(mine, 'scratch'), { mode: 0o644, sync: false })
   if (outcome === 'done' || r.chance(0.3)) {
     await s.fs.mkdir(`${c.answerDir}/${record.answer}.disks`, 0o755).catch((e) => {
@@ -214,6 +225,7 @@ async function attempt(world: World, s: Spool, c: Claim, state: { stop: boolean 
     await commit(s, c, outcome, {
       error: answerText(mine, 'error'),
       result: { schema: 1, ...mine, finished_at: new Date(s.clock.now()).toISOString() },
+      ...(outcome === 'failed' && r.chance(0.5) ? { keep: { steps: ['copy'], bytes: 1 } } : {}),
     })
 }
 
@@ -226,6 +238,7 @@ export function client(world: World, rules: Rules, index: number): Proc {
       const drop = `D${index}.${n}`
       const name = r.chance(0.4) ? 'artifact-manifest.json' : `m${index}.json`
       const path = `${LAYOUT.queue}/${name}`
+      const repeated = r.chance(0.5) ? rules.failedJob(r) : undefined
       const body = {
         kind: 'command',
         name: r.pick(['a', 'b']),
@@ -235,6 +248,7 @@ export function client(world: World, rules: Rules, index: number): Proc {
           ? { not_before: new Date(1_700_000_000_000 + world.mono + r.int(200_000)).toISOString() }
           : {}),
         ...(r.chance(0.1) ? { bad: true } : {}),
+        ...(repeated === undefined ? {} : { retry_of: repeated }),
       }
       const text = JSON.stringify(body)
       const before = world.disk.tryFind(path)

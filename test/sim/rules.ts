@@ -35,6 +35,7 @@ export class Rules {
   private drops = new Set<string>()
   private disks = new Map<string, string>()
   private lostPower = false
+  private keptWrong: string | undefined
 
   constructor(world: World) {
     this.world = world
@@ -42,6 +43,14 @@ export class Rules {
 
   told(name: JobName, answer: string): void {
     this.toldJobs.set(name.id, answer)
+  }
+  /** What a job that repeats another one read in the folder of a kept attempt. */
+  keptFound(id: string, kept: { epoch: number; owner: string }, text: string): void {
+    const maker = readAnswer(text)
+    const right = maker?.id === id && maker.epoch === kept.epoch && maker.owner === kept.owner
+    const commit = this.committed.get(id)
+    if (!right || (commit !== undefined && !commit.includes(`~${kept.epoch}.`)))
+      this.keptWrong ??= `KEPT-WRONG of ${id}: epoch ${kept.epoch} holds ${JSON.stringify(text)}, committed was ${commit}`
   }
   dropped(drop: string): void {
     this.drops.add(drop)
@@ -63,6 +72,12 @@ export class Rules {
   }
   anyJob(r: Random): string | undefined {
     const ids = [...this.places().keys()]
+    return ids.length > 0 ? r.pick(ids) : undefined
+  }
+
+  /** A job that failed for good. */
+  failedJob(r: Random): string | undefined {
+    const ids = [...this.places()].filter(([, [at]]) => at?.state === 'failed').map(([id]) => id)
     return ids.length > 0 ? r.pick(ids) : undefined
   }
 
@@ -92,6 +107,7 @@ export class Rules {
 
   check(): void {
     const places = this.places()
+    if (this.keptWrong !== undefined) throw new Violation(this.keptWrong)
     const working = new Map<string, string[]>()
     for (const [id, list] of places) {
       if (list.length > 1) throw new Violation(`TWO-STATES ${list.map((p) => p.path).join(' ')}`)

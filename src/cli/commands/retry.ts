@@ -1,4 +1,5 @@
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
+import type { RetryStep } from '../../client/retry.ts'
 import type { Submission } from '../../client/submit.ts'
 import { exitCodes, explain } from '../errors.ts'
 import { type Format, formatOption, say } from '../output.ts'
@@ -8,6 +9,7 @@ import { type WaitFlags, waitFlags } from '../waiting.ts'
 
 interface Options extends SpoolOptions, WaitFlags {
   wait?: boolean
+  from?: RetryStep
   output: Format
 }
 
@@ -18,13 +20,23 @@ export default function define(): Command {
     )
     .argument('<job...>', 'job ids, beginnings of them, or answer names')
     .option('-w, --wait', 'wait until the new jobs have ended; the exit code is then their outcome')
+    .addOption(
+      new Option(
+        '--from <step>',
+        'begin with this step, whatever was finished of it and those after it; without it, with the step that failed',
+      ).choices(['inspect', 'copy', 'fix', 'merge', 'validate']),
+    )
     .addOption(formatOption())
     .addHelpText(
       'after',
       `
 Examples:
   vmspool retry web-01 --wait
-  vmspool list --state failed -o name | xargs vmspool retry`,
+  vmspool retry --from fix web-01
+  vmspool list --state failed -o name | xargs vmspool retry
+
+A conversion that failed for good keeps its finished steps, above all its copied disks, as long as failed
+jobs are kept (retention.failed). A retry takes them over.`,
     )
     .action(run)
 }
@@ -38,7 +50,7 @@ async function run(jobs: string[], o: Options): Promise<void> {
   let worst: number = exitCodes.ok
   for (const job of jobs) {
     try {
-      const { submission } = await retryJob(place, job)
+      const { submission } = await retryJob(place, job, o.from === undefined ? {} : { from: o.from })
       submissions.push(submission)
     } catch (error) {
       const { message, exitCode } = explain(error)

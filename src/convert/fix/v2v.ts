@@ -108,6 +108,6 @@ function factOf(line: string, f: V2vFacts): void {
   const bus = /^\s*(?:gcaps_)?(block|net)_bus\s*=\s*([\w-]+)/.exec(line)
   if (bus?.[1] === 'block') f.block_bus = bus[2]!.toLowerCase()
   if (bus?.[1] === 'net') f.net_bus = bus[2]!.toLowerCase()
-  const product = /^\s*i_product_name\s*=\s*(.+)$/.exec(line)?.[1]
-  if (product !== undefined) f.guest = product.trim().slice(0, 200)
+  const product = /^i_(distro|product_name)\s*=\s*(.+)$/.exec(line)
+  if (product) f.guest = [f.guest, product[2]!.trim().slice(0, 100)].filter((x) => x !== undefined).join(' ').slice(0, 200)
 }

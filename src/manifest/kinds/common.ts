@@ -44,5 +44,9 @@ export const common = {
   hosts: texts.optional(),
   parent: z.string().optional(),
   retry_of: z.string().optional().meta({ description: 'The id of the job that this one repeats (`vmspool retry`).' }),
+  retry_from: z
+    .enum(['inspect', 'copy', 'fix', 'merge', 'validate'])
+    .optional()
+    .meta({ description: 'Beside retry_of: what that job had finished from this step on is done again.' }),
   submitter: z.unknown().optional().meta({ description: 'Set by the agent; what a client writes here is dropped.' }),
 }
