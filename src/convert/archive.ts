@@ -1,4 +1,4 @@
-import { basename } from 'node:path'
+import { createHash } from 'node:crypto'
 import {
   type Digest,
   detectFormat,
@@ -6,24 +6,25 @@ import {
   ImageError,
   type ImageWindow,
   isPlainName,
-  listTar,
-  MAX_OVF_BYTES,
+  type Mf,
   type Ovf,
   parseMf,
   parseOvf,
   type SourceFormat,
-  type TarMember,
-  windowOf,
 } from '../images/index.ts'
+import { type Shelf, shelfOfOva, shelfOfOvf } from './shelf.ts'
+import { isPacked } from './unpack.ts'
 
 /** A disk inside an OVA or next to an OVF. */
 export interface FoundDisk {
   id: string
   format: SourceFormat
   window: ImageWindow
+  /** gzip: must be unpacked before it is looked at */
+  packed?: true
   /** bytes, as the OVF states */
   capacity?: number
-  /** of this disk's bytes, as the OVF's manifest states */
+  /** of the bytes in the package, packed or not, as the OVF's manifest states */
   digest?: Digest & { name: string }
 }
 
@@ -33,13 +34,9 @@ export interface Expanded {
   ovf: Ovf
 }
 
-/** Where files that an OVF names come from. */
-interface Shelf {
-  get(name: string): Promise<ImageWindow>
-  ovfName: string
-  ovf: string
-  mf?: string
-}
+/** More than any hypervisor attaches. Each disk costs a few calls of qemu-img, and a line of XML is cheap. */
+const MAX_DISKS = 1024
+const OTHER_PACKERS = ['xz', 'bzip2', 'zstd', 'zip']
 
 /** Finds the disks of an OVA (a tar, read in place) or OVF in the order of the virtual hardware. @throws {ImageError} */
 export async function expandArchive(
@@ -50,93 +47,62 @@ export async function expandArchive(
 ): Promise<Expanded> {
   try {
     const shelf = kind === 'ova' ? await shelfOfOva(w) : await shelfOfOvf(w)
-    const ovf = parseOvf(shelf.ovf)
-    const digests = shelf.mf === undefined ? undefined : parseMf(shelf.mf)
-    if (!digests)
-      warnings.push(`${JSON.stringify(w.label)} has no manifest (.mf), so its disks' checksums cannot be verified.`)
-    const own = digests?.get(shelf.ovfName)
-    if (own) await checkDescriptor(shelf, own)
-    return { disks: await disksOf(shelf, ovf, id, digests), ovf }
+    const ovf = parseOvf(shelf.ovf.toString('utf8'))
+    if (ovf.disks.length > MAX_DISKS)
+      throw new FormatError('bad-ovf', `The OVF lists ${ovf.disks.length} disks; at most ${MAX_DISKS} are read.`)
+    for (const empty of ovf.empty_disks ?? [])
+      warnings.push(`The OVF's disk ${JSON.stringify(empty)} is empty (no file belongs to it) and is not made.`)
+    const mf = shelf.mf === undefined ? undefined : parseMf(shelf.mf.toString('utf8'))
+    if (mf) checkManifest(shelf, mf, ovf, warnings)
+    else warnings.push(`${JSON.stringify(w.label)} has no manifest (.mf), so its disks' checksums cannot be verified.`)
+    return { disks: await disksOf(shelf, ovf, id, mf, warnings), ovf }
   } catch (e) {
     if (!(e instanceof FormatError)) throw e
-    const looks = e.code === 'not-tar' ? await detectFormat(w.source) : undefined
-    const packed = looks === 'gzip' || looks === 'xz' || looks === 'bzip2' || looks === 'zstd' || looks === 'zip'
-    throw new ImageError(
-      `The ${kind} ${JSON.stringify(w.label)} was refused: ${packed ? `It is compressed with ${looks}, which this version does not read.` : e.message}`,
-      {
-        code: packed ? 'unsupported' : e.code,
-        hint: packed
-          ? `Unpack it with ${looks === 'zip' ? 'unzip' : looks} first.`
-          : 'Check that the file is complete and undamaged, and export it again if not.',
-        cause: e,
-      },
-    )
+    throw await explain(e, w, kind)
   }
 }
 
-async function shelfOfOva(w: ImageWindow): Promise<Shelf> {
-  const members = (await listTar(w.source)).filter((m) => m.type === 'file')
-  const byName = new Map<string, TarMember>()
-  for (const m of members) {
-    const name = m.name.replace(/^(\.\/)+/, '')
-    // which of the two was meant, and which one another tool would take, cannot be known
-    if (byName.has(name))
-      throw new FormatError('bad-archive', `The archive has two members named ${JSON.stringify(name)}.`)
-    byName.set(name, m)
-  }
-  const get = async (name: string): Promise<ImageWindow> => {
-    const m = byName.get(name)
-    if (!m)
-      throw new FormatError('bad-archive', `The archive has no member ${JSON.stringify(name)}, which its OVF names.`)
-    return {
-      file: w.file,
-      offset: w.offset + m.offset,
-      size: m.size,
-      whole: false,
-      label: `${w.label}:${name}`,
-      source: windowOf(w.source, m.offset, m.size),
-      sibling: get,
-    }
-  }
-  const descriptors = [...byName.keys()].filter((n) => n.toLowerCase().endsWith('.ovf'))
-  if (descriptors.length !== 1)
-    throw new FormatError('bad-archive', `The archive has ${descriptors.length} .ovf members; an OVA has exactly one.`)
-  const ovfName = descriptors[0]!
-  const mfName = `${ovfName.slice(0, -4)}.mf`
-  return {
-    get,
-    ovfName,
-    ovf: await text(await get(ovfName)),
-    ...(byName.has(mfName) ? { mf: await text(await get(mfName)) } : {}),
-  }
-}
-
-async function shelfOfOvf(w: ImageWindow): Promise<Shelf> {
-  const ovfName = basename(w.label)
-  const mf = await w.sibling(`${ovfName.replace(/\.ovf$/i, '')}.mf`).then(
-    (m) => text(m),
-    (e: unknown) => {
-      if (e instanceof ImageError && e.code === 'not-found') return undefined
-      throw e
+async function explain(e: FormatError, w: ImageWindow, kind: string): Promise<ImageError> {
+  const looks = e.code === 'not-tar' ? ((await detectFormat(w.source)) ?? '') : ''
+  const packed = OTHER_PACKERS.includes(looks) || looks === 'gzip'
+  return new ImageError(
+    `The ${kind} ${JSON.stringify(w.label)} was refused: ${packed ? `It is compressed with ${looks}, which is not read here.` : e.message}`,
+    {
+      code: packed ? 'unsupported' : e.code,
+      hint: packed
+        ? `Unpack it with ${looks === 'zip' ? 'unzip' : looks} first.`
+        : 'Check that the file is complete and undamaged, and export it again if not.',
+      cause: e,
     },
   )
-  return { get: (name) => w.sibling(name), ovfName, ovf: await text(w), ...(mf === undefined ? {} : { mf }) }
 }
 
-async function text(w: ImageWindow): Promise<string> {
-  if (w.size > MAX_OVF_BYTES)
-    throw new FormatError(
-      'bad-ovf',
-      `${JSON.stringify(w.label)} has ${w.size} bytes; at most ${MAX_OVF_BYTES} are read.`,
+/** The descriptor's own sum, and what in the manifest cannot be used. A line that may have been meant for a disk is no mere warning. */
+function checkManifest(shelf: Shelf, mf: Mf, ovf: Ovf, warnings: string[]): void {
+  const own = mf.digests.get(shelf.ovfName)
+  if (own) checkDescriptor(shelf, own)
+  const names = [shelf.ovfName, ...ovf.disks.flatMap((d) => [d.href, decoded(d.href)])]
+  for (const line of mf.unread) {
+    if (names.some((n) => n !== '' && line.includes(n)))
+      throw new FormatError(
+        'bad-ovf',
+        `The OVF's manifest (.mf) has a line that cannot be read: ${JSON.stringify(line)}.`,
+      )
+    warnings.push(
+      `The OVF's manifest (.mf) has a line that cannot be read, which was passed over: ${JSON.stringify(line)}.`,
     )
-  return (await w.source.read(0, w.size)).toString('utf8')
+  }
+  const strangers = [...mf.digests.keys()].filter((n) => !names.includes(n) && shelf.has(n) === false)
+  if (strangers.length > 0) {
+    const some = strangers.slice(0, 5).map((n) => JSON.stringify(n))
+    warnings.push(
+      `The OVF's manifest (.mf) has checksums of ${strangers.length} file(s) that are not in the archive: ${some.join(', ')}.`,
+    )
+  }
 }
 
-async function checkDescriptor(shelf: Shelf, want: Digest): Promise<void> {
-  const { createHash } = await import('node:crypto')
-  const w = await shelf.get(shelf.ovfName).catch(() => undefined)
-  const bytes = w ? await w.source.read(0, w.size) : Buffer.from(shelf.ovf)
-  const got = createHash(want.algorithm).update(bytes).digest('hex')
+function checkDescriptor(shelf: Shelf, want: Digest): void {
+  const got = createHash(want.algorithm).update(shelf.ovf).digest('hex')
   if (got !== want.hex) {
     throw new ImageError(
       `checksum mismatch for ${JSON.stringify(shelf.ovfName)}: the OVF's manifest expects ${want.algorithm}:${want.hex}, got ${want.algorithm}:${got}`,
@@ -152,30 +118,28 @@ async function disksOf(
   shelf: Shelf,
   ovf: Ovf,
   id: string,
-  digests: Map<string, Digest> | undefined,
+  mf: Mf | undefined,
+  warnings: string[],
 ): Promise<FoundDisk[]> {
   const out: FoundDisk[] = []
   for (const [n, d] of ovf.disks.entries()) {
     const name = plainHref(d.href)
-    const window = await shelf.get(name)
-    const looks = await detectFormat(window.source)
-    if (d.compression !== undefined && d.compression !== 'identity') {
+    const window = await fileOf(shelf, name, d)
+    const format = formatByName(name) ?? d.format
+    if (format === undefined)
       throw new FormatError(
         'unsupported',
-        `The disk ${JSON.stringify(name)} is compressed (${d.compression}), which this version does not read. Unpack it first.`,
+        `Neither the name of the OVF's disk ${JSON.stringify(name)} (.vmdk, .vhd, .vhdx, .vdi, .qcow2, .raw, .img) nor its OVF tells a known format.`,
       )
-    }
-    if (looks !== undefined && ['gzip', 'xz', 'bzip2', 'zstd', 'zip'].includes(looks)) {
-      throw new FormatError(
-        'unsupported',
-        `The disk ${JSON.stringify(name)} is compressed with ${looks}, which this version does not read. Unpack it first.`,
-      )
-    }
-    const digest = digests?.get(name)
+    const packed = await packedWith(window, format, name, d.compression)
+    const digest = mf?.digests.get(name) ?? mf?.digests.get(d.href)
+    if (mf && !digest)
+      warnings.push(`The OVF's manifest (.mf) has no checksum of ${JSON.stringify(name)}, so it cannot be verified.`)
     out.push({
       id: ovf.disks.length === 1 ? id : `${id}-${n}`,
-      format: formatByName(name),
+      format,
       window,
+      ...(packed ? { packed: true } : {}),
       ...(d.capacity === undefined ? {} : { capacity: d.capacity }),
       ...(digest ? { digest: { ...digest, name } } : {}),
     })
@@ -183,14 +147,49 @@ async function disksOf(
   return out
 }
 
+async function fileOf(shelf: Shelf, name: string, d: Ovf['disks'][number]): Promise<ImageWindow> {
+  const inParts = d.chunk_size !== undefined && shelf.has(name) !== true
+  return shelf.get(name).catch((e: unknown) => {
+    if (!inParts || !(e instanceof FormatError || (e instanceof ImageError && e.code === 'not-found'))) throw e
+    throw new FormatError(
+      'unsupported',
+      `The disk ${JSON.stringify(name)} is stored in parts of ${d.chunk_size} bytes (${name}.000000000 and so on), which are not read here. Join them in their order into one file of that name and take ovf:chunkSize out of the OVF.`,
+    )
+  })
+}
+
+/** @throws {FormatError} unsupported, bad-ovf when it is not what the OVF says */
+async function packedWith(
+  w: ImageWindow,
+  format: SourceFormat,
+  name: string,
+  stated: string | undefined,
+): Promise<boolean> {
+  const said = stated?.toLowerCase()
+  if (said !== undefined && said !== 'identity' && said !== 'gzip')
+    throw new FormatError(
+      'unsupported',
+      `The disk ${JSON.stringify(name)} is compressed (${stated}), which is not read here. Unpack it first.`,
+    )
+  const looks = await detectFormat(w.source)
+  if (said === 'gzip') {
+    if (looks === 'gzip') return true
+    throw new FormatError(
+      'bad-ovf',
+      `The OVF says that ${JSON.stringify(name)} is compressed with gzip, but it is not.`,
+    )
+  }
+  if (format !== 'raw' && format !== 'vhd' && looks !== undefined && OTHER_PACKERS.includes(looks))
+    throw new FormatError(
+      'unsupported',
+      `The disk ${JSON.stringify(name)} is compressed with ${looks}, which is not read here. Unpack it first.`,
+    )
+  return isPacked(w, format)
+}
+
 /** An href is a URI reference; only one that is a plain name in the same folder is followed. */
 function plainHref(href: string): string {
-  let name = href
-  try {
-    name = decodeURIComponent(href)
-  } catch {
-    // a stray percent sign: meant as it stands
-  }
+  const name = decoded(href).replace(/^(\.\/)+/, '')
   if (!isPlainName(name) || /^[a-z][a-z0-9+.-]*:/i.test(name)) {
     throw new ImageError(
       `The OVF refers to ${JSON.stringify(href)}, which is no plain file name. Only files in the same folder or archive may be referred to.`,
@@ -203,13 +202,17 @@ function plainHref(href: string): string {
   return name
 }
 
+function decoded(href: string): string {
+  try {
+    return decodeURIComponent(href)
+  } catch {
+    return href // a stray percent sign: meant as it stands
+  }
+}
+
 /** By name, as OVF tools do: what a file contains never chooses how it is opened. */
-function formatByName(name: string): SourceFormat {
-  const ext = /\.([a-z0-9]+)$/i.exec(name)?.[1]?.toLowerCase()
+function formatByName(name: string): SourceFormat | undefined {
+  const ext = /\.([a-z0-9]+)$/i.exec(name.replace(/\.(gz|gzip)$/i, ''))?.[1]?.toLowerCase()
   if (ext === 'vmdk' || ext === 'qcow2' || ext === 'vhd' || ext === 'vhdx' || ext === 'vdi' || ext === 'raw') return ext
-  if (ext === 'img') return 'raw'
-  throw new FormatError(
-    'unsupported',
-    `The OVF's disk ${JSON.stringify(name)} has a name that tells no known format (.vmdk, .vhd, .vhdx, .vdi, .qcow2, .raw, .img).`,
-  )
+  return ext === 'img' ? 'raw' : undefined
 }

@@ -1,4 +1,4 @@
-import { ImageError } from '../images/index.ts'
+import { givenBytes, ImageError } from '../images/index.ts'
 import { hashWindow } from './checksum.ts'
 import type { OpenedDisk, SourceDisk } from './inspect.ts'
 import type { ConvertPlan } from './types.ts'
@@ -29,7 +29,7 @@ export function checksOf(plan: ConvertPlan, opened: OpenedDisk, disk: SourceDisk
   }
   if (disk.digest) {
     const { algorithm, hex, name } = disk.digest
-    const w = disk.image.windows[0]!
+    const w = givenBytes(disk.image.windows[0]!)
     checks.push({
       expected: hex,
       whole: false,

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { mkdir, rm, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { canZstd, convertImage, graphBuilder, ImageError } from '../images/index.ts'
+import { canZstd, convertImage, graphBuilder, ImageError, sourceIdentity } from '../images/index.ts'
 import { adoptCopy, type CopyRecord, recordCopy } from './artefacts.ts'
 import { type Check, checksOf } from './checks.ts'
 import { choosePath, pathUnavailable } from './choose.ts'
@@ -205,9 +205,10 @@ async function qemuCopy(
 /** What was read must be what was inspected; a writer would also make the image a mixture of two states. */
 async function checkUnchanged(disk: SourceDisk): Promise<void> {
   for (const w of disk.image.windows) {
-    const now = await w.file.handle.stat()
-    if (now.size === w.file.stat.size && now.mtimeMs === w.file.stat.mtimeMs) continue
-    throw new ImageError(`The file ${JSON.stringify(w.file.path)} changed while it was copied.`, {
+    const file = w.file.from?.file ?? w.file
+    const now = await file.handle.stat()
+    if (now.size === file.stat.size && now.mtimeMs === file.stat.mtimeMs) continue
+    throw new ImageError(`The file ${JSON.stringify(file.path)} changed while it was copied.`, {
       code: 'changed',
       phase: 'copy',
       transient: true,
@@ -218,13 +219,7 @@ async function checkUnchanged(disk: SourceDisk): Promise<void> {
 
 /** Names everything that decides what the copy contains. Not the device number: it differs between hosts of one NFS tree. */
 function copyKey(plan: ConvertPlan, t: Target): string {
-  const sources = t.disk.image.windows.map((w) => [
-    w.file.stat.ino,
-    w.file.stat.size,
-    w.file.stat.mtimeMs,
-    w.offset,
-    w.size,
-  ])
+  const sources = t.disk.image.windows.map(sourceIdentity)
   const how = [
     t.disk.image.format,
     t.format,

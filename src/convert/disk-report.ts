@@ -14,7 +14,7 @@ export function describeDisk(plan: ConvertPlan, d: SourceDisk): DiskReport {
     source_format: d.image.format,
     ...(d.image.subformat === undefined ? {} : { subformat: d.image.subformat }),
     virtual_size_bytes: d.info.virtual_size,
-    actual_bytes: w.file.stat.size,
+    actual_bytes: (w.file.from?.file ?? w.file).stat.size,
     ...(d.planned.bytes ? { expected_bytes: d.planned.bytes } : {}),
     checksum_verified: false,
     path: choice.path,

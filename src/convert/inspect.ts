@@ -1,3 +1,5 @@
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import {
   checkSubmitter,
   type GuardedImage,
@@ -16,6 +18,7 @@ import {
 } from '../images/index.ts'
 import { expandArchive, type FoundDisk } from './archive.ts'
 import type { ConvertHooks, ConvertPlan, PlannedDisk } from './types.ts'
+import { isPacked, UNPACK_FOLDER, unpack } from './unpack.ts'
 
 /** One disk that will be made, with its source open and checked. */
 export interface SourceDisk {
@@ -73,27 +76,32 @@ export async function inspectSources(plan: ConvertPlan, hooks: ConvertHooks): Pr
       const file = await openBeneath(planned.path, payload ? [plan.payload_dir!] : plan.import_roots)
       await admit(file)
       const window = wholeFile(file, admit)
+      const ready = (w: ImageWindow, name: string): Promise<ImageWindow> =>
+        unpack(w, name, plan, hooks, (f) => files.push(f))
       if (planned.bytes && planned.bytes !== window.size) {
         warnings.push(`Size mismatch (expected ${planned.bytes}, got ${window.size}) for disk "${planned.id}".`)
       }
+      const format = planned.source_format
+      const opens =
+        format !== 'ovf' && (await isPacked(window, format)) ? await ready(window, `${index}.${format}`) : window
       const expanded =
-        planned.source_format === 'ova' || planned.source_format === 'ovf'
-          ? await expandArchive(window, planned.source_format, planned.id, warnings)
-          : undefined
-      const found: FoundDisk[] = expanded?.disks ?? [
-        { id: planned.id, format: planned.source_format as SourceFormat, window },
-      ]
+        format === 'ova' || format === 'ovf' ? await expandArchive(opens, format, planned.id, warnings) : undefined
+      const found: FoundDisk[] = expanded?.disks ?? [{ id: planned.id, format: format as SourceFormat, window: opens }]
       const disks: SourceDisk[] = []
       for (const [n, f] of found.entries()) {
         const boot = index === plan.boot && n === 0
         const id = n === 0 && found.length === 1 ? planned.id : unique(f.id, ids)
-        disks.push(await inspectDisk(plan, hooks, planned, { ...f, id }, boot, warnings))
+        const w = f.packed ? await ready(f.window, `${index}-${n}.${f.format}`) : f.window
+        disks.push(await inspectDisk(plan, hooks, planned, { ...f, id, window: w }, boot, warnings))
       }
       opened.push({ planned, window, disks, ...(expanded ? { ovf: expanded.ovf } : {}) })
     }
     return { opened, disks: opened.flatMap((o) => o.disks), warnings, close }
   } catch (e) {
     await close()
+    // what was unpacked is of no use to a retry when it is refused
+    if (e instanceof ImageError && !e.transient)
+      await rm(join(plan.scratch, UNPACK_FOLDER), { recursive: true, force: true })
     throw e
   }
 }

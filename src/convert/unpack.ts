@@ -53,7 +53,9 @@ export async function unpack(
 ): Promise<ImageWindow> {
   const file = `${UNPACK_FOLDER}/${name}`
   const path = join(plan.scratch, file)
-  const key = createHash('sha256').update(JSON.stringify(sourceIdentity(w))).digest('hex')
+  const key = createHash('sha256')
+    .update(JSON.stringify(sourceIdentity(w)))
+    .digest('hex')
   const found = await adoptStep(plan.scratch, plan.earlier, { step: 'unpack', name, key }, hooks)
   if (found) {
     hooks.log('agent', `unpack ${name}: took over what an earlier attempt unpacked (${found.how} from ${found.from})\n`)

@@ -9,6 +9,7 @@ export {
   grainsProblem,
   L2_ENTRIES,
   listTar,
+  type Mf,
   MAX_OVF_BYTES,
   mapGrains,
   type Ovf,
@@ -32,6 +33,7 @@ export {
   imageInfo,
   jsonName,
   measure,
+  progressReader,
   qemuImg,
 } from './qemu-img.ts'
 export { allows, checkSubmitter, type Submitter, submitterOf } from './submitter.ts'

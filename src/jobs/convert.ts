@@ -140,7 +140,8 @@ async function keptWork(plan: ConvertPlan): Promise<KeptWork | undefined> {
 }
 
 async function removeWork(plan: ConvertPlan): Promise<void> {
-  for (const name of ['copy', 'fix', 'artefacts']) await rm(join(plan.scratch, name), { recursive: true, force: true })
+  for (const name of ['unpack', 'copy', 'fix', 'artefacts'])
+    await rm(join(plan.scratch, name), { recursive: true, force: true })
 }
 
 function asJobError(e: unknown): JobError {

@@ -283,11 +283,15 @@ test('OVF capacities and manifests', () => {
   expect(ovf('${'.concat('disk}'), 'byte')).toBeUndefined()
   expect(ovf('1', 'furlongs')).toBeUndefined()
   expect(() => parseOvf('<!DOCTYPE x SYSTEM "file:///etc/passwd"><Envelope/>')).toThrow('document type or entities')
-  expect([...parseMf(`SHA1(a b.ovf)= ${'A'.repeat(40)}\r\nSHA-512(d)=${'b'.repeat(128)}\n`)]).toEqual([
+  const mf = parseMf(
+    `SHA1(a b.ovf)= ${'A'.repeat(40)}\r\nSHA-512(./d)=${'b'.repeat(128)}\nSHA1(d)= ${'c'.repeat(40)}\n# made by hand\nSHA256(x)= abc\n`,
+  )
+  expect([...mf.digests]).toEqual([
     ['a b.ovf', { algorithm: 'sha1', hex: 'a'.repeat(40) }],
     ['d', { algorithm: 'sha512', hex: 'b'.repeat(128) }],
   ])
-  expect(() => parseMf('SHA256(x)= abc')).toThrow('cannot be read')
+  expect(mf.unread).toEqual(['# made by hand', 'SHA256(x)= abc'])
+  expect(() => parseMf(`SHA1(a)= ${'a'.repeat(40)}\nSHA1(a)= ${'b'.repeat(40)}`)).toThrow('two different sha1 sums')
 })
 
 test('file modes as POSIX reads them: the first class that fits decides', () => {

@@ -8,7 +8,7 @@ export { parseVhd } from './vhd.ts'
 export { parseVhdx } from './vhdx.ts'
 export { parseVmdk, type VmdkSparseHeader } from './vmdk.ts'
 export { parseVmdkDescriptor, type VmdkDescriptor, type VmdkExtent } from './vmdk-descriptor.ts'
-export { type Digest, parseMf } from './mf.ts'
+export { type Digest, type Mf, parseMf } from './mf.ts'
 export { MAX_OVF_BYTES, type Ovf, parseOvf } from './ovf.ts'
 export { listTar, type TarMember } from './tar.ts'
 export {

@@ -14,6 +14,8 @@ export interface TarMember {
 const BLOCK = 512
 /** An OVA holds a descriptor, a manifest, a certificate and a handful of disks. */
 const MAX_MEMBERS = 10_000
+/** Extended headers: each member has one or two. */
+const MAX_EXTENSIONS = 2 * MAX_MEMBERS
 const MAX_EXTENDED = 1024 * 1024
 
 /** @throws {FormatError} not-tar, truncated, bad-archive */
@@ -22,6 +24,7 @@ export async function listTar(source: ByteSource): Promise<TarMember[]> {
   let at = 0
   let pax: Map<string, string> = new Map()
   let longName: string | undefined
+  let extensions = 0
   while (at + BLOCK <= source.size) {
     const head = await source.read(at, BLOCK)
     if (head.length < BLOCK || head.every((b) => b === 0)) break
@@ -41,6 +44,8 @@ export async function listTar(source: ByteSource): Promise<TarMember[]> {
     }
     const next = data + Math.ceil(size / BLOCK) * BLOCK
     if (type === 'x' || type === 'L' || type === 'g' || type === 'K') {
+      if (++extensions > MAX_EXTENSIONS)
+        throw new FormatError('bad-archive', `The archive has more than ${MAX_EXTENSIONS} extended headers.`)
       if (size > MAX_EXTENDED)
         throw new FormatError(
           'bad-archive',
@@ -59,11 +64,17 @@ export async function listTar(source: ByteSource): Promise<TarMember[]> {
       )
     }
     const name = pax.get('path') ?? longName ?? headerName(head)
+    // tools disagree on whether such content is there, so what follows could be read in two ways
+    if (size > 0 && '123456'.includes(type))
+      throw new FormatError(
+        'bad-archive',
+        `The archive's member ${JSON.stringify(name)} is a link, a folder or a device (type ${type}), but states a content of ${size} bytes.`,
+      )
     members.push({
       name,
       offset: data,
       size,
-      type: type === '0' || type === '\0' || type === '7' ? 'file' : type === '5' ? 'folder' : 'other',
+      type: kindOf(type, name),
     })
     if (members.length > MAX_MEMBERS)
       throw new FormatError('bad-archive', `The archive has more than ${MAX_MEMBERS} members.`)
@@ -73,6 +84,12 @@ export async function listTar(source: ByteSource): Promise<TarMember[]> {
   }
   if (members.length === 0) throw new FormatError('not-tar', 'The file is no tar archive, or an empty one.')
   return members
+}
+
+function kindOf(type: string, name: string): TarMember['type'] {
+  // before there was a type for folders their names ended so
+  if (type === '5' || (type === '\0' && name.endsWith('/'))) return 'folder'
+  return type === '0' || type === '\0' || type === '7' ? 'file' : 'other'
 }
 
 function headerName(h: Buffer): string {
