@@ -14,6 +14,7 @@ import {
   startOwner,
   stopOwner,
 } from '../spool/index.ts'
+import { createBatches } from './batches.ts'
 import { controlCommands } from './commands.ts'
 import { type ControlSocket, openControlSocket } from './control-socket.ts'
 import { AgentError } from './errors.ts'
@@ -25,8 +26,8 @@ import { createStatusWriter } from './job-status.ts'
 import { type Loop, startLoop } from './loop.ts'
 import { reaperElection } from './reaper.ts'
 import { reread } from './reload.ts'
-import type { Finished } from './runner.ts'
 import { runtimeDir } from './runtime-dir.ts'
+import { draining, type Finished } from './runner.ts'
 import { createScheduler, type Scheduler } from './scheduler.ts'
 import type { Agent } from './state.ts'
 import { type CurrentJob, fileType, openStats, type Stats } from './stats.ts'
@@ -120,12 +121,14 @@ async function live(
   place: Place | undefined,
 ): Promise<number> {
   let scheduler: Scheduler | undefined
+  let kickIntake = (): void => {}
   const events = createEvents(spool, (error) => log.warn('events.failed', { error }))
   const a: Agent = {
     spool,
     log,
     metrics: createMetrics(() => gaugesOf(a, () => scheduler)),
     events,
+    batches: createBatches(spool, () => kickIntake()),
     started: new Date(),
     worker: o.worker === true,
     version: o.version,
@@ -174,6 +177,7 @@ async function live(
   const elected = reaperElection()
   const quarter = (): number => Math.max(50, spool.leaseMs / 4)
   const intake = loop('intake', () => a.config.intake.poll_ms, intakeRound(a, sched, status))
+  kickIntake = intake.kick
   loop('heartbeat', quarter, () => heartbeatRound(a, sched))
   loop('reap', quarter, () => elected(spool, () => reapRound(a, sched, intake.kick)))
   const publisher = loop(
@@ -256,6 +260,8 @@ class Ending {
     }
     a.draining = true
     a.log.info('agent.draining', { why, running: a.running.size, deadline_ms: deadlineMs })
+    // A batch only waits, for jobs that this agent will not begin any more: the next one goes on with it.
+    for (const job of a.running.values()) if (job.weight === 0) job.abort(draining)
     if (deadlineMs !== undefined)
       this.timer = setTimeout(() => this.giveBack(`the drain deadline of ${deadlineMs} ms`), deadlineMs)
     this.look()

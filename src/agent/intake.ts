@@ -34,17 +34,29 @@ function optionsOf(a: Agent): IntakeOptions {
 
 export function intakeRound(a: Agent, scheduler: Scheduler, status: StatusWriter): () => Promise<number | undefined> {
   return async () => {
-    if (a.fenced || a.draining || !a.spool.owner) return undefined
-    const round = await takeAndAccept(a.spool, optionsOf(a))
+    if (a.fenced || a.draining || !a.spool.owner) {
+      a.batches.refuse('The agent takes nothing in just now.')
+      return undefined
+    }
+    const options = optionsOf(a)
+    const children = await a.batches.accept(options)
+    for (const job of children) announce(a, scheduler, status, job)
+    const round = await takeAndAccept(a.spool, options)
     for (const job of round.accepted) announce(a, scheduler, status, job)
-    if (round.accepted.length > 0) a.dispatch()
+    if (round.accepted.length + children.length > 0) a.dispatch()
     if (round.more) return 0
     return round.pending > 0 ? Math.min(PENDING_MS, a.config.intake.poll_ms) : undefined
   }
 }
 
 function announce(a: Agent, scheduler: Scheduler, status: StatusWriter, { name, record, state }: Accepted): void {
-  const about = { job: name.id, name: record.answer, kind: record.kind, drop_file: record.drop.file }
+  const about = {
+    job: name.id,
+    name: record.answer,
+    kind: record.kind,
+    drop_file: record.drop.file,
+    ...(record.parent ? { parent: record.parent.id } : {}),
+  }
   a.lastMove = performance.now()
   a.events.add({ event: 'accepted', ...about })
   if (record.rejected) {

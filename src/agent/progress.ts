@@ -18,6 +18,7 @@ export function progressMeter(now: () => number = () => performance.now()): (p: 
   return (p) => {
     const out: ProgressFields = {}
     if (p.message !== undefined) out.message = p.message
+    if (p.percent !== undefined) out.percent = p.percent
     if (p.phase !== phase) {
       phase = p.phase
       samples = []

@@ -35,6 +35,12 @@ export interface RunnerDeps {
   finished: Map<string, Finished>
 }
 
+/** What a batch is told when its agent drains: it holds nothing that would be lost. */
+export const draining: AbortReason = {
+  kind: 'drain',
+  message: 'The agent is draining; another one goes on with the batch.',
+}
+
 /** How often the status of a running job is written when nothing changes, in ms. */
 const REPEAT_MS = 10_000
 
@@ -73,13 +79,16 @@ async function attempt(a: Agent, deps: RunnerDeps, claim: Claim, weight: number)
     ending: false,
     abort(reason: AbortReason) {
       // The first reason stands, except that a fenced attempt must not be committed as anything.
-      if (job.aborted && reason.kind !== 'fenced') return
+      // And a batch that is being cancelled waits for its children, which an agent that has to go leaves to the next.
+      if (job.aborted && reason.kind !== 'fenced' && !(weight === 0 && reason.kind === 'drain')) return
       job.aborted = reason
       controller.abort(reason)
+      a.batches.wake(name.id)
     },
   }
   a.running.set(name.id, job)
   if (a.fenced) job.abort({ kind: 'fenced', message: 'The agent lost its lease.' })
+  if (a.draining && weight === 0) job.abort(draining)
   a.events.add({
     event: 'started',
     job: name.id,
@@ -104,6 +113,7 @@ async function attempt(a: Agent, deps: RunnerDeps, claim: Claim, weight: number)
       ...running,
       phase: job.progress.phase,
       ...(Object.keys(p).length > 0 ? { progress: p } : {}),
+      ...(job.progress.children ? { children: job.progress.children } : {}),
     }
     if (job.aborted) status.reason = job.aborted.message
     deps.status.set(status, kind)
@@ -139,7 +149,11 @@ async function attempt(a: Agent, deps: RunnerDeps, claim: Claim, weight: number)
     extra: Record<string, unknown>,
     status: Partial<JobStatus>,
     error?: Failure,
-  ): Promise<void> => end(a, deps, claim, log, { outcome: o, extra, status, error, started_at, duration_ms, started })
+  ): Promise<void> => {
+    const { children } = job.progress
+    const told = { ...(children ? { children } : {}), ...status }
+    return end(a, deps, claim, log, { outcome: o, extra, status: told, error, started_at, duration_ms, started })
+  }
   if (outcome) {
     const bytes = outcome.artifacts?.reduce((n, x) => n + (x.size_bytes ?? 0), 0) ?? 0
     if (bytes > 0) a.metrics.inc('vmspool_output_bytes_total', { kind: record.kind }, bytes)
@@ -198,6 +212,7 @@ async function handle(
       job.progress = p
       show(newPhase ? undefined : 'progress')
     },
+    ...(record.kind === 'batch' ? { family: a.batches.familyOf(claim, signal, () => job.aborted) } : {}),
     ...(record.payload ? { payloadDir: join(a.spool.layout.payload, record.id) } : {}),
   }
   a.metrics.observe('vmspool_job_wait_seconds', Math.max(0, (Date.now() - Date.parse(record.drop.at)) / 1000), {
@@ -209,7 +224,8 @@ async function handle(
 /** The timeout that the manifest asks for, and the watch over copies that stand still. No other limit is set on work. */
 function watchdogs(a: Agent, job: RunningJob): { stop(): void } {
   const stops: (() => void)[] = []
-  const limit = job.claim.record.manifest.timeout_ms ?? a.config.timeouts.job
+  // What is configured is for work; a batch works only through its children, each with its own.
+  const limit = job.claim.record.manifest.timeout_ms ?? (job.weight === 0 ? 0 : a.config.timeouts.job)
   if (limit > 0) {
     const t = setTimeout(
       () =>
@@ -281,7 +297,7 @@ async function settle(
     case 'fail':
       return finish('failed', { ...f.detail, ...codes }, { reason: f.message, ...codes }, f)
     case 'cancel':
-      return finish('cancelled', { ...codes }, { reason: f.message, ...codes }, f)
+      return finish('cancelled', { ...f.detail, ...codes }, { reason: f.message, ...codes }, f)
     case 'abandon':
       return abandon(a, claim, log)
     case 'give-back': {

@@ -35,6 +35,8 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
   const queue = new PQueue({ concurrency: a.config.concurrency.weight })
   const weights = new Map<string, number>()
   const busy = new Map<string, string>()
+  /** batches: they wait for other jobs, and count as none */
+  const weightless = new Set<string>()
   let next: JobName | undefined
   let going = false
   let again = false
@@ -42,7 +44,7 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
   function weigh(record: JobRecord): number {
     const h = handlers.get(record.kind)
     const w = record.rejected || !h ? 1 : h.weight(record.manifest)
-    return Number.isFinite(w) && w >= 1 ? Math.floor(w) : 1
+    return Number.isFinite(w) && w >= 0 ? Math.floor(w) : 1
   }
   async function weightOf(name: JobName): Promise<number | undefined> {
     const known = weights.get(name.id)
@@ -53,6 +55,14 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
       if (errno(e) === 'ENOENT') return undefined // another agent has it
       return 1
     }
+  }
+  function begin(id: string, weight: number): void {
+    a.inFlight.add(id)
+    if (weight === 0) weightless.add(id)
+  }
+  function end(id: string): void {
+    a.inFlight.delete(id)
+    weightless.delete(id)
   }
   function start(weight: number, task: () => Promise<void>): void {
     const done = task()
@@ -76,7 +86,7 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
       a.log.error('claim.failed', { job: name.id, error: e })
       a.metrics.inc('vmspool_loop_errors_total', { loop: 'claim' })
     } finally {
-      a.inFlight.delete(name.id)
+      end(name.id)
     }
   }
 
@@ -85,7 +95,7 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
     if (!plan) return
     while (heldBecause(a) === undefined) {
       const jobs = a.config.concurrency.jobs
-      if (queue.pending >= queue.concurrency || (jobs > 0 && a.inFlight.size >= jobs)) return
+      if (queue.pending >= queue.concurrency || (jobs > 0 && a.inFlight.size - weightless.size >= jobs)) return
       const name = plan.next()
       next = undefined
       if (!name) return
@@ -105,7 +115,7 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
         plan.release(name.key)
         return
       }
-      a.inFlight.add(name.id)
+      begin(name.id, weight)
       start(weight, () => tryRun(name, weight))
     }
   }
@@ -132,9 +142,9 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
     },
     adopt(c) {
       if (a.inFlight.has(c.name.id)) return
-      a.inFlight.add(c.name.id)
       const weight = Math.min(weigh(c.record), queue.concurrency)
-      start(weight, () => runClaim(a, deps, c, weight).finally(() => a.inFlight.delete(c.name.id)))
+      begin(c.name.id, weight)
+      start(weight, () => runClaim(a, deps, c, weight).finally(() => end(c.name.id)))
     },
     used: () => queue.pending,
     waiting: () => next,

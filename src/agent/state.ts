@@ -3,6 +3,7 @@ import type { Config } from '../config/index.ts'
 import type { AbortReason, JobProgress } from '../jobs/types.ts'
 import type { Logger, Metrics } from '../observe/index.ts'
 import type { Claim, JobName, Plan, Spool } from '../spool/index.ts'
+import type { Batches } from './batches.ts'
 import type { Events } from './events.ts'
 import type { LoopHealth } from './loop.ts'
 
@@ -25,6 +26,7 @@ export interface Agent {
   readonly log: Logger
   readonly metrics: Metrics
   readonly events: Events
+  readonly batches: Batches
   readonly started: Date
   readonly worker: boolean
   readonly version: string

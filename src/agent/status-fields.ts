@@ -1,5 +1,5 @@
 /** The status of a job from what its name and record say. */
-import type { Claim, JobName, JobRecord, JobStatus } from '../spool/index.ts'
+import { type Claim, familyFields, type JobName, type JobRecord, type JobStatus } from '../spool/index.ts'
 
 export function baseStatus(name: JobName, record: JobRecord): Omit<JobStatus, 'state' | 'since'> {
   return {
@@ -12,6 +12,7 @@ export function baseStatus(name: JobName, record: JobRecord): Omit<JobStatus, 's
     priority: name.priority,
     accepted_at: record.drop.at,
     drop_file: record.drop.file,
+    ...familyFields(record),
   }
 }
 

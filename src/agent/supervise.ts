@@ -5,6 +5,7 @@ import {
   cancelRequests,
   heartbeat,
   isPaused,
+  type JobName,
   openClaim,
   processCancels,
   promoteDue,
@@ -122,21 +123,52 @@ export async function publishRound(a: Agent, scheduler: Scheduler, finished: Map
       drop_file: record.drop.file,
       bytes: record.drop.bytes,
       visible,
+      ...(record.parent ? { parent: record.parent.id } : {}),
       ...info,
     })
     scheduler.laneMoved(name.key)
+    if (record.parent) a.batches.wake(record.parent.id)
   }
   if (published.length > 0) a.dispatch()
+}
+
+/** Aborts what runs here, and commits what waits. */
+async function cancelRound(a: Agent, scheduler: Scheduler): Promise<JobName[]> {
+  const requests = await cancelRequests(a.spool)
+  const abortRunning = (): void => {
+    for (const { id, by } of requests)
+      a.running.get(id)?.abort({ kind: 'cancel', message: `The job was cancelled by ${by}.` })
+  }
+  abortRunning()
+  const reserved = new Set<string>()
+  try {
+    return await processCancels(a.spool, {
+      decide({ id, kind, rejected }) {
+        // Being claimed here: two claims of one process would take it from each other.
+        if (a.inFlight.has(id)) return 'leave'
+        if (kind !== 'batch' || rejected) return 'commit'
+        if (a.draining) return 'leave'
+        reserved.add(id)
+        a.inFlight.add(id)
+        return 'run'
+      },
+      run(c) {
+        reserved.delete(c.name.id)
+        a.inFlight.delete(c.name.id)
+        scheduler.adopt(c)
+        abortRunning() // at once, before it starts anything
+      },
+    })
+  } finally {
+    for (const id of reserved) a.inFlight.delete(id)
+  }
 }
 
 /** Once a second: what others ask of us, and what has come due. */
 export async function tickRound(a: Agent, scheduler: Scheduler): Promise<void> {
   if (a.fenced || !a.spool.owner) return
   a.paused = await isPaused(a.spool)
-  for (const { id, by } of await cancelRequests(a.spool)) {
-    a.running.get(id)?.abort({ kind: 'cancel', message: `The job was cancelled by ${by}.` })
-  }
-  const cancelled = await processCancels(a.spool)
+  const cancelled = await cancelRound(a, scheduler)
   for (const name of cancelled) a.log.info('job.cancelled', { job: name.id })
   if (cancelled.length > 0) a.publish()
   for (const name of await promoteDue(a.spool)) a.plan?.add(name)

@@ -13,6 +13,7 @@ export function waitingRound(a: Agent, scheduler: Scheduler): () => Promise<void
   return async () => {
     if (a.fenced || (a.plan?.size ?? 0) > MANY) return
     const jobs = await listJobs(a.spool, { states: ['new'], limit: CURRENT })
+    const working = [...a.running.values()].filter((job) => job.weight > 0).length
     const now = new Set(jobs.map((j) => j.name.id))
     for (const id of said.keys()) if (!now.has(id)) said.delete(id)
     for (const [i, job] of jobs.entries()) {
@@ -22,8 +23,8 @@ export function waitingRound(a: Agent, scheduler: Scheduler): () => Promise<void
         heldBecause(a) ??
         (behind !== undefined && behind !== job.name.id
           ? `job ${behind} of the same name, which was accepted before it`
-          : a.running.size > 0
-            ? `a free slot: ${a.running.size} jobs run here (concurrency.weight ${a.config.concurrency.weight}), ${i} wait before it`
+          : working > 0
+            ? `a free slot: ${working} jobs run here (concurrency.weight ${a.config.concurrency.weight}), ${i} wait before it`
             : 'its turn')
       if (said.get(job.name.id) === why) continue
       const status = await statusOf(a.spool, job)

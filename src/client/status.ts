@@ -4,7 +4,9 @@
  */
 import { open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { batchSuffix } from '../manifest/safe-name.ts'
 import { type FoundJob, listJobs as listFolders } from '../spool/find.ts'
+import { childPrefix } from '../spool/names.ts'
 import type { JobStatus } from '../spool/schema.ts'
 import { statusOf as foldersStatus } from '../spool/status.ts'
 import { ClientError } from './errors.ts'
@@ -51,7 +53,7 @@ export async function statusOfName(place: Place, name: string): Promise<JobStatu
 
 /**
  * A job by its id, by an unambiguous beginning of its id (6 characters or more), or by its answer name: then the last
- * accepted job of that name.
+ * accepted job of that name. A batch is meant by its name, too, when no job of that name is there.
  * @throws ClientError 2 when nothing or more than one job is meant
  */
 export async function findJob(place: Place, which: string): Promise<JobStatus> {
@@ -60,7 +62,7 @@ export async function findJob(place: Place, which: string): Promise<JobStatus> {
     const status = await statusOf(place, upper)
     if (status !== undefined) return status
   }
-  const named = await statusOfName(place, which)
+  const named = (await statusOfName(place, which)) ?? (await statusOfName(place, which + batchSuffix))
   if (named !== undefined) return named
   if (ulidPrefix.test(upper)) {
     const ids = (await jobIds(place)).filter((id) => id.startsWith(upper))
@@ -90,6 +92,8 @@ export interface ListFilter {
   states?: readonly JobStateName[]
   kind?: string
   name?: string
+  /** the id of a batch: only its VMs */
+  parent?: string
   /** at most this many, the newest */
   limit?: number
 }
@@ -97,7 +101,10 @@ export interface ListFilter {
 /** Statuses of jobs, newest first. Reads one small file per job it looks at. */
 export async function listJobs(place: Place, filter: ListFilter = {}): Promise<JobStatus[]> {
   const folders = await jobsInFolders(place)
-  const ids = [...new Set([...(await jobIds(place)), ...folders.keys()])].sort().reverse()
+  const all = [...new Set([...(await jobIds(place)), ...folders.keys()])].sort().reverse()
+  // The ids of a batch's VMs all begin alike, so no other job need be read.
+  const begin = filter.parent === undefined ? '' : childPrefix(filter.parent)
+  const ids = all.filter((id) => id.startsWith(begin))
   const found: JobStatus[] = []
   const batch = 64
   const limit = filter.limit ?? Number.POSITIVE_INFINITY
@@ -113,6 +120,7 @@ export async function listJobs(place: Place, filter: ListFilter = {}): Promise<J
 function matches(status: JobStatus, filter: ListFilter): boolean {
   if (filter.states !== undefined && !filter.states.includes(status.state)) return false
   if (filter.kind !== undefined && status.kind !== filter.kind) return false
+  if (filter.parent !== undefined && status.parent !== filter.parent) return false
   return filter.name === undefined || status.name === filter.name
 }
 

@@ -140,7 +140,7 @@ function sourcePath(path: string, c: Pick<JobContext, 'payloadDir' | 'drop' | 'c
 }
 
 /** The longest prefix wins; a prefix ends at a slash. */
-function mapped(path: string, map: Readonly<Record<string, string>>): string {
+export function mapped(path: string, map: Readonly<Record<string, string>>): string {
   const prefixes = Object.keys(map).sort((a, b) => b.length - a.length)
   for (const p of prefixes) {
     const prefix = p.replace(/\/+$/, '')

@@ -1,5 +1,5 @@
 /** One handler per kind. What is heavy (conversion) is loaded when the first job of its kind runs. */
-import type { Manifest } from '../manifest/index.ts'
+import type { BatchManifest, Manifest } from '../manifest/index.ts'
 import { command } from './command.ts'
 import type { JobContext, JobHandler, JobOutcome } from './types.ts'
 
@@ -20,7 +20,17 @@ const convert: AnyHandler = {
   },
 }
 
+const batch: AnyHandler = {
+  kind: 'batch',
+  weight: () => 0,
+  async run(m: Manifest, c: JobContext): Promise<JobOutcome> {
+    const { runBatch } = await import('./batch.ts')
+    return runBatch(m as BatchManifest, c as JobContext<BatchManifest>)
+  },
+}
+
 export const handlers: ReadonlyMap<string, AnyHandler> = new Map([
   [convert.kind, convert],
+  [batch.kind, batch],
   [command.kind, command as AnyHandler],
 ])

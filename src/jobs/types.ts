@@ -7,6 +7,8 @@ import type { Config } from '../config/index.ts'
 import type { Step } from '../convert/index.ts'
 import type { Manifest } from '../manifest/index.ts'
 import type { ProcessIdentity } from '../process/index.ts'
+import type { Counts } from '../spool/index.ts'
+import type { Family } from './family.ts'
 
 /** Where a job is. Totals and counts are bytes; a phase without bytes leaves both out. */
 export interface JobProgress {
@@ -14,6 +16,10 @@ export interface JobProgress {
   bytes_done?: number
   bytes_total?: number
   message?: string
+  /** how far it is, where bytes do not tell */
+  percent?: number
+  /** of a batch */
+  children?: Counts
 }
 
 /** Who dropped the job, as what, when. */
@@ -102,11 +108,13 @@ export interface JobContext<M = Manifest> {
   /** MUST be called for each child group, before it can do harm, so that a later agent can end a left-over one */
   spawned(id: ProcessIdentity): void
   config: Config
+  /** for the handler of a batch */
+  family?: Family
 }
 
 export interface JobHandler<M = Manifest> {
   kind: string
-  /** how much of the agent's total weight (`concurrency.weight`) the job takes; at least 1 */
+  /** how much of the agent's total weight (`concurrency.weight`) the job takes; 0: it only waits for other jobs and holds no slot */
   weight(m: M): number
   /** @throws {JobError} for every failure that has a name; anything else counts as permanent and as a bug */
   run(m: M, c: JobContext<M>): Promise<JobOutcome>

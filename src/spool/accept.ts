@@ -86,6 +86,21 @@ export async function anyInAccept(s: Spool, ids: readonly string[]): Promise<boo
   }
 }
 
+/** Those of these jobs whose token lies in some intake folder; with the same care as above. */
+export async function idsInAccept(s: Spool, ids: ReadonlySet<string>): Promise<Set<string>> {
+  for (;;) {
+    const found = new Set<string>()
+    const before = await intakeFolders(s, s.layout.intake)
+    for (const folder of before) {
+      for (const name of await namesIn(s, folder, true)) {
+        const id = /^([0-9A-Z]{26})\.job$/.exec(name)?.[1]
+        if (id !== undefined && ids.has(id)) found.add(id)
+      }
+    }
+    if ((await intakeFolders(s, s.layout.intake)).join() === before.join()) return found
+  }
+}
+
 async function intakeFolders(s: Spool, dir: string): Promise<string[]> {
   const top = dir === s.layout.intake
   const inside = (await namesIn(s, dir, true)).filter((n) => (top ? !n.startsWith('.') : n.startsWith('t-'))).sort()

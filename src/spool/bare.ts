@@ -30,8 +30,7 @@ function signatureOf(stat: FileStat): string {
  * three, also after the manifest was taken. The note holds for the file as it was: another of that name is another drop.
  */
 export async function reserveNamed(s: Spool, record: JobRecord): Promise<void> {
-  const disks = (record.manifest as { disks?: { local_path?: unknown }[] }).disks ?? []
-  for (const disk of disks) {
+  for (const disk of disksIn(record.manifest)) {
     if (typeof disk?.local_path !== 'string') continue
     const path = disk.local_path
     if (path.slice(0, path.lastIndexOf('/')) !== s.layout.queue) continue
@@ -42,6 +41,18 @@ export async function reserveNamed(s: Spool, record: JobRecord): Promise<void> {
     await s.fs.writeFile(temp, JSON.stringify(note), { mode: 0o640, sync: true })
     await s.fs.rename(temp, join(s.layout.payload, `.named-${keyOf(name)}`))
   }
+}
+
+interface Naming {
+  disks?: { local_path?: unknown }[]
+  vms?: { manifest?: unknown }[]
+}
+
+/** The disks of a manifest, those of the manifests that stand in a batch included. */
+function disksIn(m: unknown): { local_path?: unknown }[] {
+  const { disks, vms } = m as Naming
+  const inBatch = (vms ?? []).flatMap((vm) => (typeof vm.manifest === 'object' ? disksIn(vm.manifest) : []))
+  return [...(disks ?? []), ...inBatch]
 }
 
 async function isReserved(s: Spool, notes: ReadonlySet<string>, name: string, stat: FileStat): Promise<boolean> {

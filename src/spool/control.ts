@@ -1,9 +1,10 @@
 /** Requests to agents, as files that anybody who may write to control/ can leave: cancel a job, pause the instance. */
 import { join } from 'node:path'
-import { openClaim, takeOver } from './attempt.ts'
+import { type Claim, openClaim, takeOver } from './attempt.ts'
 import { errno } from './errors.ts'
 import { namesIn, removeFile } from './moves.ts'
 import { type JobName, OUTCOMES, parseJobName, renamed, ULID } from './names.ts'
+import { type JobRecord, readRecord } from './record.ts'
 import { randomHex, type Spool } from './spool.ts'
 import { commitUnrun } from './unrun.ts'
 
@@ -45,12 +46,19 @@ export async function cancelRequests(s: Spool): Promise<CancelRequest[]> {
   return out
 }
 
+/** Jobs that cannot just be committed as cancelled: a batch that waits for an agent may have children, which are to be cancelled too. */
+export interface SpecialCancels {
+  /** `run`: claim it, out of its turn in the lane, and hand it to `run`; `leave`: to another agent or a later round */
+  decide(record: JobRecord): 'commit' | 'run' | 'leave'
+  run(c: Claim): void
+}
+
 /**
  * Cancels the requested jobs that nobody runs, and removes requests whose job is seen final. A running one is its owner's
  * to abort; when it commits first, it has ended as what it committed.
  * @returns the jobs committed as cancelled here
  */
-export async function processCancels(s: Spool): Promise<JobName[]> {
+export async function processCancels(s: Spool, special?: SpecialCancels): Promise<JobName[]> {
   const requests = await cancelRequests(s)
   if (requests.length === 0) return []
   const out: JobName[] = []
@@ -77,17 +85,33 @@ export async function processCancels(s: Spool): Promise<JobName[]> {
     const name = path && parseJobName(path.slice(path.lastIndexOf('/') + 1))
     if (!path || !name) continue
     const plain = renamed(name, {})
+    const how = special === undefined ? 'commit' : await whatToDo(s, path, special)
+    if (how === 'leave') continue
     // Not by its place in the lane: a cancelled job runs nothing, and its client should not wait for the one before it.
     if (!(await takeOver(s, path, plain))) continue
-    await commitCancelled(s, plain, by)
+    const c = await openClaim(s, plain)
+    if (!c) continue
+    if (how === 'run') {
+      special?.run(c)
+      continue
+    }
+    await commitCancelled(s, c, by)
     out.push(plain)
   }
   return out
 }
 
-async function commitCancelled(s: Spool, name: JobName, by: string): Promise<void> {
-  const c = await openClaim(s, name)
-  if (!c) return
+async function whatToDo(s: Spool, path: string, special: SpecialCancels): Promise<'commit' | 'run' | 'leave'> {
+  try {
+    return special.decide(await readRecord(s, path))
+  } catch (error) {
+    if (errno(error) === 'ENOENT') return 'leave' // it moved: the next round finds it where it is
+    throw error
+  }
+}
+
+async function commitCancelled(s: Spool, c: Claim, by: string): Promise<void> {
+  const { name } = c
   const message = `The job was cancelled before it ran, by ${by}. Nothing was converted. Drop it again to run it.`
   await commitUnrun(s, c, 'cancelled', { code: 'cancelled', message, attempt: name.failures + name.crashes })
 }

@@ -55,6 +55,28 @@ export async function takeAndAccept(s: Spool, o: IntakeOptions): Promise<IntakeR
   return { accepted, pending: s.intake.raw.size, more }
 }
 
+/**
+ * Accepts jobs that no client dropped: the children of a batch. By the caller's word none of them exists yet, not even half accepted.
+ * Must not overlap with takeAndAccept(): its recovery would accept a token that is being accepted here.
+ * @returns for each what became of it; an error leaves it to be looked for again (a token that was written is found by recovery)
+ */
+export function acceptRecords(
+  s: Spool,
+  o: IntakeOptions,
+  records: readonly JobRecord[],
+): Promise<PromiseSettledResult<Accepted | undefined>[]> {
+  // Before anything is awaited: an agent that starts anew in between must not accept for its fenced predecessor.
+  const folder = join(s.layout.intake, me(s).id)
+  return Promise.allSettled(
+    records.map(async (record) => {
+      if (!record.rejected) await refuseWhatCannotRun(s, o, record)
+      await writeToken(s, folder, record)
+      const [accepted] = await finish(s, folder, [record])
+      return accepted
+    }),
+  )
+}
+
 /** Takes manifests. The rename is the claim on a drop; both folders are synced before the drop becomes a job. */
 async function take(s: Spool, o: IntakeOptions, entries: { name: string; kind: EntryKind }[]): Promise<boolean> {
   const folder = join(s.layout.intake, me(s).id)

@@ -146,6 +146,20 @@ export function baseUlid(id: string): string {
   return last % 2 === 0 ? id : id.slice(0, -1) + CROCKFORD[last - 1]
 }
 
+/** What the ids of a batch's children begin with: the batch's own time and a hash of its id. */
+export function childPrefix(parent: string): string {
+  const hash = createHash('sha256').update(`children of ${parent}`).digest()
+  return parent.slice(0, 10) + encode(hash.readBigUInt64BE() >> 4n, 12)
+}
+
+/**
+ * The id of a batch's child: follows from the batch's id and the child's place in the order of starting alone, so that every attempt at the
+ * batch, on every host, means the same job by it. Rises with the place, as dispatch does. Even, as a first id of a drop is.
+ */
+export function childUlid(parent: string, place: number): string {
+  return childPrefix(parent) + encode(BigInt(place) << 1n, 4)
+}
+
 /** When a ULID was made, in ms since 1970. */
 export function ulidTime(id: string): number {
   return [...id.slice(0, 10)].reduce((n, c) => n * 32 + CROCKFORD.indexOf(c), 0)

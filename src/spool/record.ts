@@ -31,6 +31,13 @@ export interface JobRecord {
   /** names below jobs/payload/<id>/, for a bare disk */
   payload?: string[]
   retry_of?: string
+  /** The batch that this job belongs to, and which of its VMs it is. Written by agents alone: a manifest cannot say it. */
+  parent?: { id: string; vm: string }
+}
+
+/** How a status or a result names the batch of its job. */
+export function familyFields(record: Pick<JobRecord, 'parent'>): { parent?: string; vm_id?: string } {
+  return record.parent === undefined ? {} : { parent: record.parent.id, vm_id: record.parent.vm }
 }
 
 /** @throws SpoolError 65 when the file is not a job's */

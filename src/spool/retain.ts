@@ -4,7 +4,7 @@ import { forgetNamed } from './bare.ts'
 import { errno } from './errors.ts'
 import { locate } from './find.ts'
 import { namesIn, removeFile, removeTree } from './moves.ts'
-import { ANSWER_SUFFIXES, OUTCOMES, parseJobName, ULID, ulidTime } from './names.ts'
+import { ANSWER_SUFFIXES, childPrefix, OUTCOMES, parseJobName, ULID, ulidTime } from './names.ts'
 import { readRecord } from './record.ts'
 import type { Spool } from './spool.ts'
 
@@ -27,6 +27,7 @@ export interface Retention {
 export async function retain(s: Spool, r: Retention): Promise<number> {
   let removed = 0
   const limit = r.limit ?? 1_000
+  const needed = childrenNeeded(s)
   for (const outcome of OUTCOMES) {
     const keep = outcome === 'done' ? r.done_ms : r.failed_ms
     if (keep <= 0) continue
@@ -36,6 +37,7 @@ export async function retain(s: Spool, r: Retention): Promise<number> {
       if (s.clock.now() - ulidTime(name.id) < keep) break // sorted by age: the rest is younger
       if (s.clock.now() - (await finishedAt(s, name.id)) < keep) continue
       if (removed >= limit) return removed
+      if (await needed(name.id)) continue
       const path = join(s.layout[outcome], file)
       if (outcome === 'done' && r.answers_ms && r.answers_ms > 0) await removeAnswer(s, path, name.id)
       // What the record names goes first, so that a cut-off leaves the record to try again by.
@@ -49,6 +51,34 @@ export async function retain(s: Spool, r: Retention): Promise<number> {
   removed += await retainSuperseded(s, r.superseded_ms, limit - removed)
   await removeStrays(s)
   return removed
+}
+
+/**
+ * A batch that has not ended looks up how its children ended, also after a crash: until then they stay. Whether a job that is not over is
+ * a batch its name does not say; no other job's id begins like a child's.
+ */
+function childrenNeeded(s: Spool): (id: string) => Promise<boolean> {
+  let prefixes: Promise<Set<string>> | undefined
+  return async (id) => {
+    prefixes ??= openFamilies(s)
+    return (await prefixes).has(id.slice(0, 22))
+  }
+}
+
+/** What the children's ids of all jobs that are not over begin with. Twice: a job that moved back while we looked is in the second. */
+async function openFamilies(s: Spool): Promise<Set<string>> {
+  const out = new Set<string>()
+  for (let pass = 0; pass < 2; pass++) {
+    const dirs = [s.layout.held, s.layout.new, s.layout.committed]
+    for (const owner of await namesIn(s, s.layout.claimed)) dirs.push(join(s.layout.claimed, owner))
+    for (const dir of dirs) {
+      for (const file of await namesIn(s, dir)) {
+        const id = /^(?:\d{13}-)?\d-([0-9A-HJKMNP-TV-Z]{26})-/.exec(file)?.[1]
+        if (id !== undefined) out.add(childPrefix(id))
+      }
+    }
+  }
+  return out
 }
 
 function byId(a: string, b: string): number {

@@ -27,6 +27,20 @@ const progress = z.looseObject({
   message: z.string().optional(),
 })
 
+const count = z.int().min(0)
+
+/** How the VMs of a batch stand. */
+const counts = z.looseObject({
+  total: count,
+  succeeded: count.meta({ description: 'Those that an earlier run of the batch converted included.' }),
+  failed: count.meta({ description: 'Failed, cancelled or rejected.' }),
+  running: count,
+  queued: count.meta({ description: 'Accepted as jobs, not running now.' }),
+  waiting: count.meta({ description: 'Not started yet.' }),
+  not_run: count.meta({ description: 'Not started any more.' }),
+  skipped: count.meta({ description: 'Disabled.' }),
+})
+
 /** `<name>.status.json` and `jobs/<id>/status.json`. */
 export const statusSchema = z
   .looseObject({
@@ -48,6 +62,9 @@ export const statusSchema = z
     signal: z.string().optional(),
     drop_file: z.string().meta({ description: 'The name under which it was dropped in queue/.' }),
     output: z.array(z.string()).optional().meta({ description: 'Files of the answer, relative to output/.' }),
+    parent: ulid.optional().meta({ description: 'The batch that the job belongs to.' }),
+    vm_id: z.string().optional().meta({ description: 'Which VM of that batch it is.' }),
+    children: counts.optional().meta({ description: 'Of a batch: how its VMs stand.' }),
   })
   .meta({ title: 'Status of a job' })
 
@@ -99,6 +116,19 @@ export const resultSchema = z
       .array(z.looseObject({ name: z.string(), duration_ms: z.number().min(0), detail: z.unknown().optional() }))
       .optional(),
     warnings: z.array(diagnostic).optional(),
+    counts: counts.optional().meta({ description: 'Of a batch.' }),
+    children: z
+      .array(
+        z.looseObject({
+          id: z.string().meta({ description: 'The id in the batch.' }),
+          state: z.enum(['succeeded', 'failed', 'cancelled', 'rejected', 'not_run', 'skipped']),
+          name: z.string().optional().meta({ description: 'The answer name.' }),
+          job: ulid.optional(),
+          reason: z.string().optional(),
+        }),
+      )
+      .optional()
+      .meta({ description: 'Of a batch: its VMs, in their order in the manifest.' }),
     kept: z
       .looseObject({ steps: z.array(z.string()), bytes, until: time.optional() })
       .optional()
@@ -155,6 +185,9 @@ export const eventSchema = z
 /** The fields that are known, without "anything else": with that in it, Omit and Pick would lose all names. */
 type Known<T> = { [K in keyof T as string extends K ? never : K]: T[K] }
 
-export type JobStatus = Omit<Known<z.output<typeof statusSchema>>, 'progress'> & {
+export type JobStatus = Omit<Known<z.output<typeof statusSchema>>, 'progress' | 'children'> & {
   progress?: Known<z.output<typeof progress>> | undefined
+  children?: Counts | undefined
 }
+
+export type Counts = Known<z.output<typeof counts>>

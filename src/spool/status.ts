@@ -4,7 +4,7 @@ import { errno } from './errors.ts'
 import { findJob, type FoundJob, locate } from './find.ts'
 import { ensureDir, namesIn } from './moves.ts'
 import { keyOf, ULID } from './names.ts'
-import { readRecord } from './record.ts'
+import { familyFields, readRecord } from './record.ts'
 import type { JobStatus } from './schema.ts'
 import { randomHex, type Spool } from './spool.ts'
 import { readLane } from './ticket.ts'
@@ -92,6 +92,7 @@ export async function statusOf(s: Spool, job: FoundJob): Promise<JobStatus> {
     epoch: job.name.epoch,
     priority: job.name.priority,
     drop_file: record?.drop.file ?? kept.drop_file ?? '',
+    ...(record ? familyFields(record) : {}),
     ...(job.name.due_ms ? { waiting_on: `its time, ${new Date(job.name.due_ms).toISOString()}` } : {}),
     ...(job.owner ? { owner: job.owner } : {}),
   } as JobStatus

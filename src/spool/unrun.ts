@@ -2,6 +2,7 @@
 import type { Claim } from './attempt.ts'
 import { commit } from './commit.ts'
 import type { Outcome } from './names.ts'
+import { familyFields } from './record.ts'
 import type { Spool } from './spool.ts'
 
 /** Commits a claim that was not run, with the reason as its error, its result and its last status. */
@@ -24,6 +25,7 @@ export function commitUnrun(
     priority: name.priority,
     accepted_at: record.drop.at,
     drop_file: record.drop.file,
+    ...familyFields(record),
     finished_at: at,
   }
   return commit(s, c, outcome, {

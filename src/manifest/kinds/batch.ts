@@ -40,6 +40,11 @@ const vm = z.looseObject({
     .meta({
       description: 'The job that converted this VM already; written by `vmspool retry`. It is not converted again.',
     }),
+  retry_of: z
+    .string()
+    .regex(/^[0-9A-HJKMNP-TV-Z]{26}$/, { error: 'must be the id of a job' })
+    .optional()
+    .meta({ description: 'The job that failed to convert this VM; written by `vmspool retry`.' }),
 })
 
 export const batchManifest = z
