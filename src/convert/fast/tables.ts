@@ -1,5 +1,4 @@
 import { readSync, writeSync } from 'node:fs'
-import { inflateSync } from 'node:zlib'
 // not by way of images/index.ts: a thread starts in a third of the time without the XML parser
 import {
   CLUSTER,
@@ -16,6 +15,7 @@ import {
   ZLIB_HEADER,
   ZLIB_TRAILER,
 } from '../../images/formats/vmdk-grains.ts'
+import { BadStream, type Inflater, inflater } from './inflater.ts'
 import { GRAINS_DONE, type GrainTask, STOP, TAIL_USED, ZERO_GRAINS } from './task.ts'
 
 /** The disk is not what the fast paths know; qemu-img may still read it. */
@@ -32,6 +32,8 @@ const READ_AHEAD = 256 * 1024
 export interface GrainReader {
   /** `length` bytes from byte `at` of the VMDK, valid until the next call; fewer at its end. `ahead`: more will be wanted behind them. */
   get(at: number, length: number, ahead: boolean): Buffer
+  /** the result is valid until the next call */
+  inflate: Inflater
 }
 
 export function grainReader(source: GrainTask['source']): GrainReader {
@@ -39,6 +41,7 @@ export function grainReader(source: GrainTask['source']): GrainReader {
   let start = 0
   let have = 0
   return {
+    inflate: inflater(GRAIN),
     get: (at, length, ahead) => {
       if (at < start || at + length > start + have) {
         // what is there of the wanted piece already is moved to the front, not read again
@@ -178,25 +181,18 @@ function partialLength(task: GrainTask, index: number): number | undefined {
   return rest < GRAIN ? rest : undefined
 }
 
-/** zlib checks the Adler-32. A grain must inflate to 64 KiB; the disk's last may be shorter, down to the disk's end. */
+/** A grain must inflate to 64 KiB; the disk's last may be shorter, down to the disk's end. */
 function inflate(reader: GrainReader, grain: Grain, partial: number | undefined): Buffer {
   const stream = reader.get(grain.at, GRAIN_MARKER + grain.length, true).subarray(GRAIN_MARKER)
   let bytes: Buffer
   try {
-    bytes = inflateSync(stream, { chunkSize: GRAIN, maxOutputLength: GRAIN })
+    bytes = reader.inflate(stream)
   } catch (e) {
-    throw damaged(grain, reason(e))
+    if (e instanceof BadStream) throw damaged(grain, e.message)
+    throw e
   }
   if (bytes.length < (partial ?? GRAIN)) throw damaged(grain, `it inflates to ${bytes.length} bytes only`)
   return bytes
-}
-
-function reason(e: unknown): string {
-  const code = (e as NodeJS.ErrnoException).code
-  if (code === 'ERR_BUFFER_TOO_LARGE') return `it inflates beyond ${GRAIN} bytes`
-  if (code === 'Z_BUF_ERROR') return 'its stream is cut off'
-  if (code === 'Z_DATA_ERROR' || code === 'Z_NEED_DICT') return `its stream is damaged (${(e as Error).message})`
-  throw e
 }
 
 function damaged(grain: Grain, what: string): Damaged {
