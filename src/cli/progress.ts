@@ -3,6 +3,7 @@
  * phase, another tenth, or half a minute without news).
  */
 import type { JobStatus } from '../spool/index.ts'
+import { countsText } from '../text/counts.ts'
 import { painted, type Paint, plain, wantsColour } from './output.ts'
 import { bytes, duration } from './units.ts'
 
@@ -26,7 +27,9 @@ export async function progressView(o: { stream?: Stream; quiet?: boolean; jobs?:
 /** "inspect", "waiting for job …", "copy 1.2 GiB of 4.0 GiB, 210 MiB/s, 13 s left" */
 export function describe(status: JobStatus): string {
   const parts: string[] = []
-  if (status.state === 'running' && status.phase) parts.push(status.phase)
+  const n = status.children
+  if (status.state === 'running' && status.phase && n === undefined) parts.push(status.phase)
+  if (status.state === 'running' && n !== undefined) parts.push(countsText(n))
   if (status.state !== 'running') parts.push(status.state)
   const p = status.progress
   if (status.state === 'running' && p?.bytes_total) {

@@ -119,15 +119,3 @@ export function told(m: BatchManifest, children: readonly Child[]): Record<strin
     }
   })
 }
-
-/** "3 of 10 VMs succeeded, 1 failed, 2 are running, …" */
-export function sentence(n: Counts): string {
-  const parts = [`${n.succeeded} of ${n.total - n.skipped} VMs succeeded`]
-  if (n.failed > 0) parts.push(`${n.failed} failed`)
-  if (n.running > 0) parts.push(`${n.running} running`)
-  if (n.queued > 0) parts.push(`${n.queued} queued`)
-  if (n.waiting > 0) parts.push(`${n.waiting} waiting`)
-  if (n.not_run > 0) parts.push(`${n.not_run} not run`)
-  if (n.skipped > 0) parts.push(`${n.skipped} disabled`)
-  return parts.join(', ')
-}

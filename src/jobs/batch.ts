@@ -7,17 +7,8 @@
  */
 import { ImageError, type Submitter, submitterOf } from '../images/index.ts'
 import type { BatchManifest } from '../manifest/index.ts'
-import {
-  bytesDone,
-  type Child,
-  childrenOf,
-  countsOf,
-  hasFailed,
-  note,
-  percentDone,
-  sentence,
-  told,
-} from './batch-children.ts'
+import { bytesDone, type Child, childrenOf, countsOf, hasFailed, note, percentDone, told } from './batch-children.ts'
+import { countsText } from '../text/counts.ts'
 import { childRecord } from './batch-manifest.ts'
 import type { Family } from './family.ts'
 import { abortedError, abortReason, type JobContext, JobError, type JobOutcome } from './types.ts'
@@ -199,7 +190,7 @@ function report({ c, children }: Running): void {
     bytes_done: bytesDone(children),
     percent: percentDone(children),
     children: counts,
-    message: sentence(counts),
+    message: countsText(counts),
   })
 }
 
@@ -209,7 +200,7 @@ function finish({ m, c, family, children }: Running): JobOutcome {
   const hint = `"vmspool retry ${c.id}" runs only those that have not succeeded.`
   if (family.stop() === 'cancel') {
     const reason = abortReason(c.signal)
-    throw new JobError(`${reason?.message ?? 'The batch was cancelled.'} ${sentence(counts)}.`, {
+    throw new JobError(`${reason?.message ?? 'The batch was cancelled.'} ${countsText(counts)}.`, {
       code: `aborted-${reason?.kind ?? 'cancel'}`,
       transient: false,
       phase: 'children',
@@ -218,11 +209,11 @@ function finish({ m, c, family, children }: Running): JobOutcome {
     })
   }
   const bad = children.filter((x) => hasFailed(x) || x.state === 'not_run')
-  if (bad.length === 0) return { summary: `${sentence(counts)}.`, exit_code: 0, ...detail }
+  if (bad.length === 0) return { summary: `${countsText(counts)}.`, exit_code: 0, ...detail }
   const some = bad.filter(hasFailed).slice(0, 5)
   const more = counts.failed > some.length ? ` (and ${counts.failed - some.length} more)` : ''
   const reasons = some.map((x) => `${x.vm.id}: ${x.reason?.split('\n')[0] ?? x.state}`)
-  throw new JobError(`${sentence(counts)}.\n${reasons.join('\n')}${more}`, {
+  throw new JobError(`${countsText(counts)}.\n${reasons.join('\n')}${more}`, {
     code: 'children-failed',
     transient: false,
     exit_code: 1,

@@ -6,6 +6,7 @@
 import { expect, test } from 'vitest'
 import {
   answerNameOf,
+  type BatchVm,
   bootDiskIndex,
   manifestOfVm,
   type ParseOutcome,
@@ -233,10 +234,10 @@ function audit(outcome: ParseOutcome, bytes: Buffer, fileName: string): void {
       if (!d.local_path.startsWith('/') || d.local_path.includes('\0')) throw new Error(`path ${d.local_path}`)
   }
   if (manifest.kind === 'batch') {
-    const ids = manifest.vms.map((vm) => vm.id)
+    const ids = (manifest.vms as BatchVm[]).map((vm) => vm.id)
     if (new Set(ids).size !== ids.length || ids.some((id) => !/^[a-zA-Z0-9_-]+$/.test(id) || id.endsWith('\n')))
       throw new Error(`ids ${ids}`)
-    for (const vm of manifest.vms) {
+    for (const vm of manifest.vms as BatchVm[]) {
       if (typeof vm.manifest === 'string') {
         if (!vm.manifest.startsWith('/') || vm.manifest.includes('\0')) throw new Error(`path ${vm.manifest}`)
         continue

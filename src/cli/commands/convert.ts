@@ -79,7 +79,9 @@ async function prepare(source: string, o: ConvertOptions): Promise<Prepared> {
     if (prepared.manifest.kind !== 'convert') {
       throw new CliError(
         exitCodes.badManifest,
-        `${source} is a manifest of kind ${prepared.manifest.kind}, which converts nothing. Submit it: vmspool submit ${source}`,
+        prepared.manifest.kind === 'batch'
+          ? `${source} is a batch of several VMs, and this command converts one. Submit it to an agent: vmspool submit --wait ${source}`
+          : `${source} is a manifest of kind ${prepared.manifest.kind}, which converts nothing. Submit it: vmspool submit ${source}`,
       )
     }
     return prepared

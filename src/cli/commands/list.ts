@@ -10,6 +10,7 @@ interface Options extends SpoolOptions {
   state?: JobStateName[]
   kind?: string
   name?: string
+  batch?: string
   limit: number
   output: Format
 }
@@ -20,6 +21,7 @@ export default function define(): Command {
     .addOption(new Option('-s, --state <state...>', 'only jobs in these states').choices([...jobStates]))
     .option('--kind <kind>', 'only jobs of this kind')
     .option('--name <name>', 'only jobs with this answer name')
+    .option('--batch <job>', 'only the VMs of this batch')
     .option('-n, --limit <count>', 'at most this many; 0 for all', parseCount, 50)
     .addOption(formatOption())
     .addHelpText(
@@ -28,6 +30,7 @@ export default function define(): Command {
 Examples:
   vmspool list
   vmspool list --state running retrying
+  vmspool list --batch night --state failed
   vmspool list --state failed -o name | xargs vmspool retry
   vmspool list -n 0 -o json | jq '.[] | select(.priority == 0)'`,
     )
@@ -59,14 +62,16 @@ function detail(s: JobStatus): string {
 
 async function run(o: Options): Promise<void> {
   const { locate, requireSpool } = await import('../../client/place.ts')
-  const { listJobs } = await import('../../client/status.ts')
+  const { findJob, listJobs } = await import('../../client/status.ts')
   const place = await locate(o)
   await requireSpool(place, 'read')
+  const parent = o.batch === undefined ? undefined : (await findJob(place, o.batch)).id
   const limit = o.limit === 0 ? Number.POSITIVE_INFINITY : o.limit
   const jobs = await listJobs(place, {
     ...(o.state === undefined ? {} : { states: o.state }),
     ...(o.kind === undefined ? {} : { kind: o.kind }),
     ...(o.name === undefined ? {} : { name: o.name }),
+    ...(parent === undefined ? {} : { parent }),
     limit: limit + 1,
   })
   const shown = jobs.slice(0, limit)

@@ -1,11 +1,23 @@
 import { Command } from 'commander'
 import type { Place } from '../../client/place.ts'
 import type { JobStatus } from '../../spool/index.ts'
-import { type Format, formatOption, out, painted, plain, printValue, wantsColour } from '../output.ts'
+import {
+  type Column,
+  type Format,
+  formatOption,
+  out,
+  painted,
+  plain,
+  printValue,
+  table,
+  wantsColour,
+} from '../output.ts'
 import { percentOf, statePaint, waitingText } from '../progress.ts'
 import { type SpoolOptions, spoolOptions } from '../spool-options.ts'
+import { countsText } from '../../text/counts.ts'
 import { bytes, duration } from '../units.ts'
 import { type WaitFlags, waitFlags, waitForAll } from '../waiting.ts'
+import { columns } from './list.ts'
 
 interface Options extends SpoolOptions, WaitFlags {
   wait?: boolean
@@ -78,6 +90,8 @@ export async function statusText(place: Place, s: JobStatus, colour: boolean): P
     ],
     ['Exit code', s.exit_code === undefined || s.exit_code === null ? undefined : String(s.exit_code)],
     ['Signal', s.signal ?? undefined],
+    ['VMs', s.children === undefined ? undefined : countsText(s.children)],
+    ['Batch', s.parent === undefined ? undefined : `${s.parent} (VM ${plain(s.vm_id ?? '?')})`],
     ['Dropped as', s.drop_file === undefined ? undefined : plain(s.drop_file)],
     ['Output', s.output?.map(plain).join(', ')],
   ]
@@ -88,13 +102,38 @@ export async function statusText(place: Place, s: JobStatus, colour: boolean): P
     const text = await errorTextOf(place, s)
     if (text !== undefined && text !== s.reason) lines.push('Error:', ...text.split('\n').map((l) => `  ${plain(l)}`))
   }
+  if (s.children !== undefined) lines.push(...(await childLines(place, s, colour)))
   return lines.join('\n')
 }
+
+/** A screenful; the rest is what `list --batch` is for. */
+const MOST_CHILDREN = 40
+
+/** The VMs of a batch, those first that want a look. */
+async function childLines(place: Place, s: JobStatus, colour: boolean): Promise<string[]> {
+  const { listJobs } = await import('../../client/status.ts')
+  const rank = { failed: 0, rejected: 1, cancelled: 2, running: 3, retrying: 4, held: 5, queued: 6, succeeded: 7 }
+  const jobs = (await listJobs(place, { parent: s.id })).reverse().sort((a, b) => rank[a.state] - rank[b.state])
+  if (jobs.length === 0) return []
+  const shown = jobs.slice(0, MOST_CHILDREN)
+  const rest = jobs.length - shown.length
+  return [
+    '',
+    table(shown, childColumns, colour),
+    ...(rest > 0 ? [`and ${rest} more: vmspool list --batch ${s.id} -n 0`] : []),
+  ]
+}
+
+const childColumns: readonly Column<JobStatus>[] = [
+  { title: 'VM', value: (c) => c.vm_id ?? '-' },
+  ...columns.filter((c) => ['ID', 'NAME', 'STATE', 'DONE', 'DETAIL'].includes(c.title)),
+]
 
 function progressText(s: JobStatus): string | undefined {
   const percent = percentOf(s)
   const p = s.progress
-  if (percent === undefined || !p?.bytes_total) return undefined
+  if (percent === undefined) return undefined
+  if (!p?.bytes_total) return s.children === undefined ? undefined : `${percent.toFixed(1)} %`
   const parts = [`${percent.toFixed(1)} %`, `${bytes(p.bytes_done ?? 0)} of ${bytes(p.bytes_total)}`]
   if (p.rate_bytes_per_s) parts.push(`${bytes(p.rate_bytes_per_s)}/s`)
   if (p.eta_ms !== undefined && p.eta_ms !== null) parts.push(`${duration(p.eta_ms)} left`)
