@@ -34,8 +34,6 @@ export interface Expanded {
   ovf: Ovf
 }
 
-/** More than any hypervisor attaches. Each disk costs a few calls of qemu-img, and a line of XML is cheap. */
-const MAX_DISKS = 1024
 const OTHER_PACKERS = ['xz', 'bzip2', 'zstd', 'zip']
 
 /** Finds the disks of an OVA (a tar, read in place) or OVF in the order of the virtual hardware. @throws {ImageError} */
@@ -48,8 +46,6 @@ export async function expandArchive(
   try {
     const shelf = kind === 'ova' ? await shelfOfOva(w) : await shelfOfOvf(w)
     const ovf = parseOvf(shelf.ovf.toString('utf8'))
-    if (ovf.disks.length > MAX_DISKS)
-      throw new FormatError('bad-ovf', `The OVF lists ${ovf.disks.length} disks; at most ${MAX_DISKS} are read.`)
     for (const empty of ovf.empty_disks ?? [])
       warnings.push(`The OVF's disk ${JSON.stringify(empty)} is empty (no file belongs to it) and is not made.`)
     const mf = shelf.mf === undefined ? undefined : parseMf(shelf.mf.toString('utf8'))

@@ -1,4 +1,4 @@
-import { XMLParser } from 'fast-xml-parser'
+import { XMLParser, XMLValidator } from 'fast-xml-parser'
 import { type Attachment, attachments, type OvfController, readHardware } from './ovf-hardware.ts'
 import { all, attribute, bad, bytesOf, type Node, one, sections, textOf } from './ovf-xml.ts'
 
@@ -47,7 +47,10 @@ export interface Ovf {
   os?: { id?: number; type?: string; version?: string; description?: string }
 }
 
-export const MAX_OVF_BYTES = 4 * 1024 * 1024
+/** The largest known, with their licence texts in many languages, have half a megabyte. */
+export const MAX_OVF_BYTES = 2 * 1024 * 1024
+/** More than any hypervisor attaches. Each costs a few calls of qemu-img, and a line of XML is cheap. */
+const MAX_DISKS = 1024
 
 /** Disks in the order in which the virtual hardware attaches them, others after. @throws {FormatError} bad-ovf */
 export function parseOvf(text: string): Ovf {
@@ -80,10 +83,14 @@ export function parseOvf(text: string): Ovf {
   }
 }
 
-function readEnvelope(text: string): Node {
+function readEnvelope(written: string): Node {
+  const text = written.replace(/^\uFEFF/, '')
   if (text.length > MAX_OVF_BYTES) throw bad(`has ${text.length} characters; at most ${MAX_OVF_BYTES} are read`)
   // an OVF needs no document type, and every entity attack begins with one
   if (/<!DOCTYPE|<!ENTITY/i.test(text)) throw bad('declares a document type or entities, which are not read')
+  // the reader takes what was cut off for an OVF with fewer disks
+  const valid = XMLValidator.validate(text, { allowBooleanAttributes: true })
+  if (valid !== true) throw bad(`is not valid XML at line ${valid.err.line}: ${short(valid.err.msg)}`)
   let root: Node
   try {
     root = new XMLParser({
@@ -96,11 +103,17 @@ function readEnvelope(text: string): Node {
       maxNestedTags: 100,
     }).parse(text) as Node
   } catch (e) {
-    throw bad(`cannot be read: ${(e as Error).message}`)
+    throw bad(`cannot be read: ${short((e as Error).message)}`)
   }
   const envelope = one(root.Envelope)
   if (!envelope) throw bad('has no Envelope')
   return envelope
+}
+
+/** The reader's own words, which may quote the whole file. */
+function short(message: string): string {
+  const line = message.replace(/\s+/g, ' ').replace(/\.$/, '')
+  return line.length > 160 ? `${line.slice(0, 160)}…` : line
 }
 
 /** The one VM. `<Content xsi:type="ovf:VirtualSystem_Type">` is OVF 0.9's and oVirt's name for it. */
@@ -140,6 +153,7 @@ function readDisks(envelope: Node): { declared: Map<string, Declared>; empty: st
     const file = files.get(fileRef)
     if (!file) throw bad(`names the file ${JSON.stringify(fileRef)} for a disk but does not list it`)
     if (attribute(d, 'parentRef') !== '') throw bad(`has a disk (${JSON.stringify(id)}) that depends on a parent disk`)
+    if (declared.size >= MAX_DISKS) throw bad(`lists more than ${MAX_DISKS} disks`)
     if (declared.has(id)) throw bad(`has two disks with the id ${JSON.stringify(id)}`)
     declared.set(id, { id, file_ref: fileRef, disk: readDisk(id, d, file) })
   }
