@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { execa } from 'execa'
 import { asFormat, type BenchDisk, benchDisk, sparseDisk } from './convert-data.ts'
 import { alternately, type Median, ours, peakMemory, peer, type Side } from './convert-sides.ts'
-import { type LoopFs, loopFs } from './loop-fs.ts'
+import { type LoopFs, loopFs } from '../test/support/loop-fs.ts'
 import { format, machine, table, writePart } from './measure.ts'
 
 const quick = process.argv.includes('--quick')

@@ -15,6 +15,7 @@ export const forTests = {
   'qemu-io': 'qemu-utils',
   strace: 'strace',
   'mkfs.ext4': 'e2fsprogs',
+  'mkfs.btrfs': 'btrfs-progs',
 }
 /** What only `npm run soak` needs, because it takes long to install or to run. */
 export const forSoak = {
@@ -22,8 +23,9 @@ export const forSoak = {
   debootstrap: 'debootstrap',
   'qemu-system-x86_64': 'qemu-system-x86',
   sfdisk: 'fdisk',
+  'mkfs.xfs': 'xfsprogs',
 }
-export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq', 'mkfs.btrfs': 'btrfs-progs', 'mkfs.xfs': 'xfsprogs' }
+export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq', 'mkfs.xfs': 'xfsprogs' }
 
 function readJson(file) {
   try {

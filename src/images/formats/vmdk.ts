@@ -118,7 +118,10 @@ function checkGrains(h: VmdkSparseHeader): void {
   }
 }
 
-/** The footer is a copy of the header, 1024 bytes before the end, with the true grain directory offset. */
+/**
+ * The footer is a copy of the header, 1024 bytes before the end, with the true grain directory offset. Where it is no copy, readers
+ * would see different disks: qemu goes by the footer alone, others by the header.
+ */
 async function readFooter(source: ByteSource, h: VmdkSparseHeader): Promise<void> {
   const whole = Math.floor(source.size / SECTOR) * SECTOR
   const foot = await readExactly(source, whole - 2 * SECTOR, SECTOR, 'its footer')
@@ -130,6 +133,18 @@ async function readFooter(source: ByteSource, h: VmdkSparseHeader): Promise<void
   }
   if (sectors(foot.readBigUInt64LE(12), 'footer capacity') !== h.capacity_bytes) {
     throw new FormatError('bad-header', "The VMDK's footer states another capacity than its header.")
+  }
+  if (
+    foot.readUInt32LE(4) !== h.version ||
+    foot.readUInt32LE(8) !== h.flags ||
+    sectors(foot.readBigUInt64LE(20), 'footer grain size') !== h.grain_bytes ||
+    foot.readUInt32LE(44) !== h.gtes_per_gt ||
+    foot.readUInt16LE(77) !== h.compress_algorithm
+  ) {
+    throw new FormatError(
+      'bad-header',
+      "The VMDK's footer states another version, or other flags, grains or compression than its header.",
+    )
   }
   const gd = foot.readBigUInt64LE(56)
   if (gd === GD_AT_END) throw new FormatError('bad-header', "The VMDK's footer has no grain directory offset.")
