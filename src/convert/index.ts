@@ -5,7 +5,6 @@ export { convertDisks } from './run.ts'
 export type {
   ConvertPlan,
   ConvertReport,
-  DomainReport,
   CopyPath,
   OutputFormat,
   StageWarning,

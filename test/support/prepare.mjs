@@ -9,19 +9,27 @@ export const home = resolve(fileURLToPath(import.meta.url), '../../..')
 /** The project's own Node; exists after `prepare()`. */
 export const node = join(home, 'node_modules/.bin/node')
 
-/** Debian packages by the program that shows they are there. */
+/** Debian packages by the program (or file, with its whole path) that shows they are there. */
 export const forTests = {
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
   strace: 'strace',
   'mkfs.ext4': 'e2fsprogs',
+  virsh: 'libvirt-clients',
+  'virt-qemu-run': 'libvirt-daemon-driver-qemu',
+  xmllint: 'libxml2-utils',
+  'qemu-system-x86_64': 'qemu-system-x86',
+  '/usr/share/OVMF/OVMF_CODE_4M.fd': 'ovmf',
+  mcopy: 'mtools',
+  'mkfs.fat': 'dosfstools',
+  // the boot loader of the tiny guest; other processors have none
+  ...(process.arch === 'x64' ? { syslinux: 'syslinux', '/usr/lib/syslinux/mbr/mbr.bin': 'syslinux-common' } : {}),
   'mkfs.btrfs': 'btrfs-progs',
 }
 /** What only `npm run soak` needs, because it takes long to install or to run. */
 export const forSoak = {
   ...forTests,
   debootstrap: 'debootstrap',
-  'qemu-system-x86_64': 'qemu-system-x86',
   sfdisk: 'fdisk',
   'mkfs.xfs': 'xfsprogs',
 }
@@ -60,6 +68,7 @@ function run(argv, why) {
 }
 
 function found(program) {
+  if (program.startsWith('/')) return existsSync(program)
   const dirs = `${process.env.PATH ?? ''}:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin`.split(':')
   return dirs.some((d) => d !== '' && existsSync(join(d, program)))
 }
