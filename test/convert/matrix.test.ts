@@ -1,8 +1,20 @@
 /** Every source subformat to every output format, compared by qemu-img. */
 import { randomBytes } from 'node:crypto'
-import { closeSync, openSync, rmSync, statSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  linkSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { writeStreamVmdk } from '../support/vmdk-maker.ts'
 import { assertSame, bench, disk, qemuImg, tempFolder } from './harness.ts'
 
 const SIZE = 24 * 1024 * 1024 + 512 * 7 // no multiple of a grain or cluster
@@ -65,6 +77,100 @@ describe.each(sources)('%s', (name, format, driver) => {
       b.close()
     }
   })
+})
+
+/** A disk in the way that some other writer has it, from one that qemu-img made; gives the file to convert. */
+const others: [string, string, (at: (name: string) => string) => string][] = [
+  [
+    'VMFS flat, as ESXi keeps its disks',
+    'vmdk',
+    (at) => {
+      const text = readFileSync(join(dir, 'monolithicFlat.vmdk'), 'latin1')
+        .replace('monolithicFlat"', 'vmfs"')
+        .replace(/^(RW \d+) FLAT ("[^"]*") 0$/m, '$1 VMFS $2')
+      writeFileSync(at('esxi.vmdk'), text)
+      linkSync(join(dir, 'monolithicFlat-flat.vmdk'), at('monolithicFlat-flat.vmdk'))
+      return at('esxi.vmdk')
+    },
+  ],
+  ...[2, 3].map((version): (typeof others)[number] => [
+    `monolithicSparse version ${version}`,
+    'vmdk',
+    (at) => {
+      const bytes = readFileSync(join(dir, 'monolithicSparse.vmdk'))
+      bytes.writeUInt32LE(version, 4)
+      writeFileSync(at('d.vmdk'), bytes)
+      return at('d.vmdk')
+    },
+  ]),
+  ...[1, 2, 3].flatMap((version) =>
+    [true, false].map((footer): (typeof others)[number] => [
+      `streamOptimized version ${version}, grain directory in the ${footer ? 'footer' : 'head'}`,
+      'vmdk',
+      (at) => {
+        const content = readFileSync(raw)
+        writeStreamVmdk(at('d.vmdk'), {
+          count: Math.ceil(SIZE / 65536),
+          capacity_sectors: SIZE / 512,
+          version,
+          footer,
+          redundant: version === 2,
+          grain: (n) => {
+            const grain = Buffer.alloc(65536)
+            content.copy(grain, 0, n * 65536)
+            return grain.some((x) => x !== 0) ? grain : n % 2 ? 'zero' : 'hole'
+          },
+        })
+        return at('d.vmdk')
+      },
+    ]),
+  ),
+  ['qcow2 with extended L2 entries', 'qcow2', (at) => made(at('d.qcow2'), 'qcow2', 'extended_l2=on')],
+  ['VHDX with blocks of 1 MiB', 'vhdx', (at) => made(at('d.vhdx'), 'vhdx', 'block_size=1M')],
+  ['qcow2 with metadata ahead', 'qcow2', (at) => made(at('d.qcow2'), 'qcow2', 'preallocation=metadata')],
+]
+
+function made(path: string, driver: string, options: string): string {
+  qemuImg('convert', '-f', 'raw', '-O', driver, '-o', options, raw, path)
+  return path
+}
+
+test.each(others)('%s', async (_name, format, make) => {
+  const folder = mkdtempSync(join(dir, 'other-'))
+  const b = bench()
+  try {
+    await b.run({
+      disks: [
+        disk(
+          make((name) => join(folder, name)),
+          format,
+        ),
+      ],
+    })
+    assertSame(raw, 'raw', join(b.answerDir, 'vm.qcow2'), 'qcow2')
+  } finally {
+    b.close()
+  }
+})
+
+test.each(['twoGbMaxExtentSparse', 'twoGbMaxExtentFlat'])('%s in several extents', async (subformat) => {
+  const large = join(dir, 'large.raw')
+  const size = 5 * 2 ** 30 + 512
+  const fd = openSync(large, 'w')
+  // across the border of the first extent, and at the very end
+  for (const at of [2047 * 2 ** 20 - 4096, 2 ** 31 - 4096, size - 512])
+    writeSync(fd, randomBytes(512), 0, undefined, at)
+  closeSync(fd)
+  const folder = mkdtempSync(join(dir, 'extents-'))
+  const b = bench()
+  try {
+    qemuImg('convert', '-f', 'raw', '-O', 'vmdk', '-o', `subformat=${subformat}`, large, join(folder, 'd.vmdk'))
+    expect(readdirSync(folder).length).toBe(4)
+    await b.run({ disks: [disk(join(folder, 'd.vmdk'), 'vmdk')] })
+    assertSame(large, 'raw', join(b.answerDir, 'vm.qcow2'), 'qcow2')
+  } finally {
+    b.close()
+  }
 })
 
 test.each(['zstd', 'zlib'])('compressed with %s', async (type) => {
