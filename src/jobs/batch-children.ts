@@ -14,8 +14,8 @@ export interface Child {
   name?: string
   reason?: string
   status?: JobStatus
-  /** of an ended one: what its result says */
-  result?: Record<string, unknown>
+  /** of an ended job: what is told of its result (a batch may have ten thousand) */
+  ended?: { duration_ms?: number; exit_code?: number; bytes: number }
   /** monotonic, ms: when its result was first seen */
   seenAt?: number
   cancelled?: boolean
@@ -55,9 +55,21 @@ export function note(child: Child, seen: ChildLook, now: number): void {
   const state = String(seen.result.state)
   child.state = FINAL.has(state) ? (state as EndState) : 'failed'
   child.name = String(seen.result.name)
-  child.result = seen.result
+  child.ended = endOf(seen.result)
+  delete child.status
   const error = seen.result.error as { message?: string } | undefined
   if (child.state !== 'succeeded') child.reason = error?.message ?? `The job ended as ${state}.`
+}
+
+/** Duration, exit code, and the bytes of the disks that were converted. */
+export function endOf(result: Record<string, unknown>): NonNullable<Child['ended']> {
+  const { duration_ms, exit_code, disks, state } = result
+  const converted = state === 'succeeded' && Array.isArray(disks) ? disks : []
+  return {
+    ...(typeof duration_ms === 'number' ? { duration_ms } : {}),
+    ...(typeof exit_code === 'number' ? { exit_code } : {}),
+    bytes: converted.reduce((n: number, d) => n + (Number(d?.virtual_size_bytes) || 0), 0),
+  }
 }
 
 export function countsOf(children: readonly Child[]): Counts {
@@ -88,12 +100,10 @@ export function percentDone(children: readonly Child[]): number {
 
 /** Bytes of disks that are converted, by jobs that ended and by those that run. */
 export function bytesDone(children: readonly Child[]): number {
-  return children.reduce((sum, c) => {
-    if (c.state === 'open') return sum + (c.status?.progress?.bytes_done ?? 0)
-    const disks = c.state === 'succeeded' ? c.result?.disks : undefined
-    if (!Array.isArray(disks)) return sum
-    return sum + disks.reduce((n: number, d) => n + (Number(d?.virtual_size_bytes) || 0), 0)
-  }, 0)
+  return children.reduce(
+    (sum, c) => sum + (c.state === 'open' ? (c.status?.progress?.bytes_done ?? 0) : (c.ended?.bytes ?? 0)),
+    0,
+  )
 }
 
 /** Ten thousand of these are still a file that is read in one piece. */
@@ -104,17 +114,16 @@ export function told(m: BatchManifest, children: readonly Child[]): Record<strin
   const byId = new Map(children.map((c) => [c.vm.id, c]))
   return (m.vms as BatchVm[]).map((vm) => {
     const c = byId.get(vm.id)!
-    const ran = c.result !== undefined
     const reason =
       c.reason !== undefined && c.reason.length > LONGEST_REASON ? `${c.reason.slice(0, LONGEST_REASON)}…` : c.reason
-    const { duration_ms, exit_code } = c.result ?? {}
+    const { duration_ms, exit_code } = c.ended ?? {}
     return {
       id: vm.id,
       state: c.state,
       ...(c.name === undefined ? {} : { name: c.name }),
-      ...(ran ? { job: c.job } : {}),
-      ...(typeof duration_ms === 'number' ? { duration_ms } : {}),
-      ...(typeof exit_code === 'number' ? { exit_code } : {}),
+      ...(c.ended === undefined ? {} : { job: c.job }),
+      ...(duration_ms === undefined ? {} : { duration_ms }),
+      ...(exit_code === undefined ? {} : { exit_code }),
       ...(reason === undefined ? {} : { reason }),
     }
   })

@@ -7,7 +7,17 @@
  */
 import { ImageError, type Submitter, submitterOf } from '../images/index.ts'
 import type { BatchManifest } from '../manifest/index.ts'
-import { bytesDone, type Child, childrenOf, countsOf, hasFailed, note, percentDone, told } from './batch-children.ts'
+import {
+  bytesDone,
+  type Child,
+  childrenOf,
+  countsOf,
+  hasFailed,
+  note,
+  percentDone,
+  told,
+  endOf,
+} from './batch-children.ts'
 import { countsText } from '../text/counts.ts'
 import { childRecord } from './batch-manifest.ts'
 import type { Family } from './family.ts'
@@ -172,7 +182,7 @@ async function passOver(children: readonly Child[], family: Family): Promise<voi
     x.state = 'succeeded'
     x.job = x.vm.done_by
     x.name = String(result.name)
-    x.result = result
+    x.ended = endOf(result)
     x.reason = 'An earlier run of this batch converted it.'
   }
 }
@@ -213,7 +223,7 @@ function finish({ m, c, family, children }: Running): JobOutcome {
   const some = bad.filter(hasFailed).slice(0, 5)
   const more = counts.failed > some.length ? ` (and ${counts.failed - some.length} more)` : ''
   const reasons = some.map((x) => `${x.vm.id}: ${x.reason?.split('\n')[0] ?? x.state}`)
-  throw new JobError(`${countsText(counts)}.\n${reasons.join('\n')}${more}`, {
+  throw new JobError(`${countsText(counts)}. ${reasons.join(' ')}${more}`, {
     code: 'children-failed',
     transient: false,
     exit_code: 1,

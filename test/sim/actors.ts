@@ -1,5 +1,6 @@
 /** Agents and clients of the simulation. An agent runs the real protocol in three loops, as src/agent does. */
 import { answerText, diskText } from './answers.ts'
+import { attemptBatch, childCount, nursery } from './batch.ts'
 import type { Node } from './disk.ts'
 import { fail } from './disk.ts'
 import type { Rules } from './rules.ts'
@@ -88,6 +89,7 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
     const s = spoolOf(world, proc, remote)
     const self = () => ({ host: name, boot_id: `boot-${name}`, pidns: 1, pid: number, start_ticks: number })
     const running = new Map<string, { stop: boolean }>()
+    const children = nursery()
     while (!s.owner) {
       try {
         await startOwner(s, { self: self() })
@@ -111,11 +113,18 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
     async function work(name: JobName, open: () => Promise<Claim | undefined>): Promise<void> {
       const ticket = { stop: false }
       running.set(name.file, ticket)
+      let detached = false
       try {
         const c = await open()
-        if (c) await attempt(world, rules, s, c, ticket)
+        if (c && !c.record.rejected && childCount(c.record) > 0) {
+          // It waits for other jobs, which this agent may have to run: it holds no slot.
+          detached = true
+          void attemptBatch(world, rules, proc, s, c, ticket, children)
+            .catch((error) => world.say(`${name.id} batch ended: ${String(error)}`))
+            .finally(() => running.delete(name.file))
+        } else if (c) await attempt(world, rules, s, c, ticket)
       } finally {
-        running.delete(name.file)
+        if (!detached) running.delete(name.file)
       }
     }
 
@@ -130,8 +139,9 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
     })()
 
     const intake = loop(async () => {
+      const made = await children.accept(s, INTAKE)
       const { accepted } = await takeAndAccept(s, INTAKE)
-      for (const a of accepted) {
+      for (const a of [...made, ...accepted]) {
         rules.told(a.name, a.record.answer)
         if (a.state === 'new') plan.add(a.name)
       }
@@ -165,7 +175,11 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
       if (r.chance(0.3)) await reapDead(s)
       await publishCommitted(s)
       if (r.chance(0.3)) await promoteDue(s)
-      if (r.chance(0.3)) await processCancels(s)
+      if (r.chance(0.3))
+        await processCancels(s, {
+          decide: (record) => (childCount(record) > 0 && !record.rejected ? 'run' : 'commit'),
+          run: (c) => void work(c.name, async () => c),
+        })
       if (r.chance(0.1)) await tidyOld(s)
       if (r.chance(0.02)) await retain(s, { done_ms: 86_400_000, failed_ms: 86_400_000, superseded_ms: 86_400_000 })
       if (!world.calm && r.chance(0.01) && running.size === 0) {
@@ -239,11 +253,12 @@ export function client(world: World, rules: Rules, index: number): Proc {
       const name = r.chance(0.4) ? 'artifact-manifest.json' : `m${index}.json`
       const path = `${LAYOUT.queue}/${name}`
       const repeated = r.chance(0.5) ? rules.failedJob(r) : undefined
+      const batch = r.chance(0.25)
       const body = {
         kind: 'command',
-        name: r.pick(['a', 'b']),
+        name: batch ? 'p' : r.pick(['a', 'b']),
         priority: r.int(3),
-        labels: { drop },
+        labels: { drop, ...(batch ? { children: 1 + r.int(4) } : {}) },
         ...(r.chance(0.2)
           ? { not_before: new Date(1_700_000_000_000 + world.mono + r.int(200_000)).toISOString() }
           : {}),

@@ -1,4 +1,4 @@
-/** Six bugs, each of which somebody could write. The simulation must find every one. */
+/** Bugs, each of which somebody could write. The simulation must find every one. */
 import type { Plant } from './bundle.ts'
 
 export const PLANTS: Record<string, Plant[]> = {
@@ -38,6 +38,23 @@ export const PLANTS: Record<string, Plant[]> = {
       find: 'if (await move(s, join(l.intake, dead), join(l.intake, mine, part))) {',
       replace: `for (const f of await namesIn(s, join(l.intake, dead), true)) await move(s, join(l.intake, dead, f), join(l.intake, mine, f))
     if (part !== '') {`,
+    },
+  ],
+  'children of a batch that are being accepted are not seen': [
+    {
+      file: 'children.ts',
+      find: 'const found = await idsInAccept(s, wanted)',
+      replace: 'const found = new Set<string>()',
+    },
+  ],
+  'children of a batch are looked for where jobs move back and forth': [
+    { file: 'children.ts', find: 'if (id !== undefined && wanted.has(id)) found.add(id)', replace: 'void id' },
+    {
+      file: 'children.ts',
+      find: 'for (const dir of [s.layout.committed, ...OUTCOMES.map((o) => s.layout[o])]) {',
+      replace: `const claims = (await namesIn(s, s.layout.claimed, true)).map((o) => join(s.layout.claimed, o))
+  for (const file of await namesIn(s, s.layout.held, true)) if (wanted.has(file.slice(16, 42))) found.add(file.slice(16, 42))
+  for (const dir of [s.layout.new, ...claims, s.layout.committed, ...OUTCOMES.map((o) => s.layout[o])]) {`,
     },
   ],
   'a heartbeat that trusts memory': [

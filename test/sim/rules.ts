@@ -17,7 +17,7 @@ interface Place {
 
 const STATES = ['new', 'held', 'claimed', 'committed', 'done', 'failed', 'cancelled', 'rejected'] as const
 const FINAL = new Set(['done', 'failed', 'cancelled', 'rejected'])
-const ANSWERS = ['a', 'b', 'vm', 'm0', 'm1', 'm2', 'artifact-manifest']
+const ANSWERS = ['a', 'b', 'c0', 'c1', 'p', 'vm', 'm0', 'm1', 'm2', 'artifact-manifest']
 
 export class Rules {
   private world: World
@@ -35,6 +35,7 @@ export class Rules {
   private drops = new Set<string>()
   private disks = new Map<string, string>()
   private lostPower = false
+  private batches = new Map<string, readonly string[]>()
   private keptWrong: string | undefined
 
   constructor(world: World) {
@@ -51,6 +52,10 @@ export class Rules {
     const commit = this.committed.get(id)
     if (!right || (commit !== undefined && !commit.includes(`~${kept.epoch}.`)))
       this.keptWrong ??= `KEPT-WRONG of ${id}: epoch ${kept.epoch} holds ${JSON.stringify(text)}, committed was ${commit}`
+  }
+  /** A batch ended: each of its children was made, and is over. */
+  batchEnded(id: string, children: readonly string[]): void {
+    this.batches.set(id, children)
   }
   dropped(drop: string): void {
     this.drops.add(drop)
@@ -135,7 +140,21 @@ export class Rules {
     for (const [key, ids] of working)
       if (ids.length > 1) throw new Violation(`OVERLAP in lane ${key}: ${ids.join(' ')}`)
     for (const id of this.toldJobs.keys()) if (!places.has(id)) throw new Violation(`LOST-JOB ${id}`)
+    this.checkBatches(places)
     this.checkAnswers()
+  }
+
+  private checkBatches(places: ReadonlyMap<string, Place[]>): void {
+    for (const [batch, children] of this.batches) {
+      // Its commit may have been taken back: by power loss, or because it came from an attempt that had lost the job.
+      const state = places.get(batch)?.[0]?.state
+      if (state !== 'committed' && state !== 'failed') continue
+      for (const id of children) {
+        const at = places.get(id)?.[0]?.state
+        if (at === undefined) throw new Violation(`CHILD-LOST ${id} of ${batch}`)
+        if (at !== 'committed' && !FINAL.has(at)) throw new Violation(`CHILD-OPEN ${id} of ${batch} is in ${at}`)
+      }
+    }
   }
 
   private checkAnswers(): void {
