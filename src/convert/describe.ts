@@ -1,5 +1,6 @@
 import { stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { Ovf } from '../images/index.ts'
 import type { DiskCopy } from './copy.ts'
 import { type MadeDisk, mergeDomain, renderDomain, writable } from './domain/index.ts'
 import type { Inspected } from './inspect.ts'
@@ -17,7 +18,7 @@ export async function describeVm(
   copies: readonly DiskCopy[],
   report: Pick<ConvertReport, 'fix' | 'guest'>,
 ): Promise<{ domain?: DomainReport; warnings: string[] }> {
-  if (!plan.vm) return { warnings: [] }
+  if (!plan.vm?.write_xml) return { warnings: [] }
   const disks = copies.map((c) => c.disk)
   const made: MadeDisk[] = targetsOf(plan, disks)
     .filter((t) => t.format === plan.output.format)
@@ -35,8 +36,7 @@ export async function describeVm(
         `${plan.name}.xml was not written: the path ${JSON.stringify(odd.path)} has characters that XML cannot hold.`,
       ],
     }
-  const described = inspected.opened.filter((o) => o.ovf)
-  const ovf = (described.find((o) => o.disks.some((d) => d.boot)) ?? described[0])?.ovf
+  const ovf = ovfOf(inspected)
   const { domain, warnings, assumed } = mergeDomain(plan.name, plan.vm, ovf, made, {
     ...(report.guest ? { info: report.guest } : {}),
     ...(report.fix?.block_bus === undefined ? {} : { block_bus: report.fix.block_bus }),
@@ -74,4 +74,24 @@ export async function describeVm(
       assumed,
     },
   }
+}
+
+/** The OVF of the disk that boots, else of the first that came with one. */
+function ovfOf(inspected: Inspected): Ovf | undefined {
+  const described = inspected.opened.filter((o) => o.ovf)
+  return (described.find((o) => o.disks.some((d) => d.boot)) ?? described[0])?.ovf
+}
+
+/** The plan with the machine that virt-v2v is told of as it was at the source: the manifest first, then the OVF. */
+export function withMachine(plan: ConvertPlan, inspected: Inspected): ConvertPlan {
+  if (!plan.fix || !plan.vm) return plan
+  const { vm } = plan
+  const { firmware, memory_bytes, cpus } = plan.fix.machine
+  const ovf = ovfOf(inspected)
+  const machine = {
+    firmware: vm.firmware ?? ovf?.firmware ?? firmware,
+    memory_bytes: vm.memory_bytes ?? ovf?.memory_bytes ?? memory_bytes,
+    cpus: vm.vcpus ?? ovf?.vcpus ?? cpus,
+  }
+  return { ...plan, fix: { ...plan.fix, machine } }
 }

@@ -4,7 +4,7 @@ import { checkImage, ImageError } from '../images/index.ts'
 import { hashFile } from './checksum.ts'
 import { choosePath } from './choose.ts'
 import { copyOpened, type CopyMeter, type DiskCopy } from './copy.ts'
-import { describeVm } from './describe.ts'
+import { describeVm, withMachine } from './describe.ts'
 import { describeDisk, estimateTime, howOf } from './disk-report.ts'
 import { guestSteps } from './fix/index.ts'
 import { type Inspected, inspectSources } from './inspect.ts'
@@ -96,7 +96,9 @@ async function copyStage(
     d.copy_ms = (d.copy_ms ?? 0) + c.record.copy_ms
     if (c.format === plan.output.format) Object.assign(d, howOf(c.record))
   }
-  await guestSteps(plan, hooks, copies, report, (name, work) => stage(report, hooks, name, work))
+  await guestSteps(withMachine(plan, inspected), hooks, copies, report, (name, work) =>
+    stage(report, hooks, name, work),
+  )
   await stage(report, hooks, 'validate', async () => {
     for (const c of copies) {
       hooks.progress({ phase: 'validate', message: c.disk.id })

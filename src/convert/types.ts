@@ -67,7 +67,7 @@ export interface ConvertPlan {
   no_progress_timeout_ms: number
   verify_checksum: boolean
   dry_run: boolean
-  /** what is known of the VM beside its disks; absent: no `<name>.xml` is written */
+  /** what is known of the VM beside its disks; absent: nothing */
   vm?: VmWords
   /** what is to be done inside the guest; absent: nothing */
   fix?: FixPlan

@@ -30,7 +30,6 @@ export async function planConversion(
   if (m.pipeline?.convert?.compress_level !== undefined && m.pipeline.convert.compress_level > 0) {
     said.notes.push('pipeline.convert.compress_level is not used: qemu-img has no levels for qcow2.')
   }
-  const vm = vmWords(m, c)
   const compress = wantsCompression(m, s, format, said)
   const plan: ConvertPlan = {
     name: c.answer,
@@ -72,7 +71,7 @@ export async function planConversion(
     no_progress_timeout_ms: s.no_progress_timeout_ms,
     verify_checksum: s.verify_checksum,
     dry_run: m.options?.dry_run === true,
-    ...(vm ? { vm } : {}),
+    vm: vmWords(m, c),
     ...guestPlan(m, c.config),
     ...(c.logsDir === undefined ? {} : { logs_dir: c.logsDir }),
   }
@@ -92,6 +91,8 @@ function wantsCompression(m: ConvertManifest, s: ConvertSettings, format: string
     )
     want = 'auto'
   }
+  // compressed clusters are all that a zero copy makes
+  if (want === 'auto' && (m.convert?.path ?? s.path) === 'zero-copy' && format === 'qcow2') want = 'yes'
   const compress = want === true || want === 'yes'
   if (compress && format !== 'qcow2') {
     said.notes.push(`compress is not used: the format ${format} has no compression.`)

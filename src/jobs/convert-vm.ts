@@ -6,18 +6,15 @@ import type { JobContext } from './types.ts'
 /** Bridge of libvirt's own network "default". */
 const DEFAULT_BRIDGE = 'virbr0'
 
-/** What the manifest and the configuration say of the VM. Undefined when no description is wanted. */
-export function vmWords(
-  m: ConvertManifest,
-  c: Pick<JobContext, 'id' | 'publicDir' | 'answerDir' | 'config'>,
-): VmWords | undefined {
+/** What the manifest and the configuration say of the VM. */
+export function vmWords(m: ConvertManifest, c: Pick<JobContext, 'id' | 'publicDir' | 'answerDir' | 'config'>): VmWords {
   // a library's made-up context may hold no settings: each has the documented default
   const libvirt: Partial<JobContext['config']['libvirt']> = c.config.libvirt ?? {}
-  if (libvirt.emit_domain_xml === false) return undefined
   const { vm, source } = m
   const name = source?.vm_name || m.name
   const bridge = libvirt.bridge ?? DEFAULT_BRIDGE
   return {
+    write_xml: libvirt.emit_domain_xml !== false,
     job_id: c.id,
     output_dir: resolve(c.publicDir ?? c.answerDir),
     ...(name ? { name } : {}),

@@ -7,6 +7,9 @@ import { XMLParser } from 'fast-xml-parser'
 import { afterAll, describe, expect, test } from 'vitest'
 import { mergeDomain, type MadeDisk, renderDomain, type VmWords } from '../../src/convert/domain/index.ts'
 import { element, escapeXml, printXml, writable } from '../../src/convert/domain/xml.ts'
+import { withMachine } from '../../src/convert/describe.ts'
+import type { Inspected } from '../../src/convert/inspect.ts'
+import type { ConvertPlan } from '../../src/convert/index.ts'
 import type { Ovf } from '../../src/images/index.ts'
 import { reportSchema } from '../../src/jobs/report-schema.ts'
 import { privateLibvirt } from '../support/libvirt.ts'
@@ -19,6 +22,7 @@ const dir = tempFolder()
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
 
 const words = (more: Partial<VmWords> = {}): VmWords => ({
+  write_xml: true,
   job_id: '01JTEST',
   output_dir: '/srv/out',
   source: {},
@@ -232,6 +236,21 @@ describe('manifest first, then OVF, then defaults', () => {
       ['d1', 'vdb', 2],
       ['d2', 'vdc', 1],
     ])
+  })
+
+  test('virt-v2v is told of the machine as it was', () => {
+    const fix = { machine: { firmware: 'bios', memory_bytes: 2 ** 30, cpus: 1 } }
+    const inspected = (o?: Ovf) =>
+      ({ opened: [{ disks: [] }, ...(o ? [{ disks: [], ovf: o }] : [])] }) as unknown as Inspected
+    const told = (w: Partial<VmWords>, o?: Ovf) =>
+      withMachine({ fix, vm: words(w) } as unknown as ConvertPlan, inspected(o)).fix?.machine
+    expect(told({}, source)).toEqual({ firmware: 'uefi', memory_bytes: 3 * 2 ** 30, cpus: 4 })
+    expect(told({ firmware: 'bios', vcpus: 2 }, source)).toEqual({
+      firmware: 'bios',
+      memory_bytes: 3 * 2 ** 30,
+      cpus: 2,
+    })
+    expect(told({})).toEqual(fix.machine)
   })
 
   test('the same job has the same uuid, another job another', () => {

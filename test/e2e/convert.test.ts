@@ -58,8 +58,20 @@ describe.concurrent('a manifest becomes verified disks', () => {
     expect(await holds(join(b.layout.output, 'web.qcow2'), 'qcow2', boot)).toBe(true)
     expect(await holds(join(b.layout.output, 'web.disks', 'disk-0.qcow2'), 'qcow2', data)).toBe(true)
     expect(await answerFiles(b, 'web')).toEqual(
-      expect.arrayContaining(['web.disks', 'web.qcow2', 'web.report.json', 'web.result.json', 'web.status.json']),
+      expect.arrayContaining([
+        'web.disks',
+        'web.qcow2',
+        'web.report.json',
+        'web.result.json',
+        'web.status.json',
+        'web.xml',
+      ]),
     )
+    // libvirt finds the disks where the answer lies, in the order of the source, the boot disk first to boot
+    const xml = await readFile(join(b.layout.output, 'web.xml'), 'utf8')
+    const sources = [...xml.matchAll(/<source file="(.*)"\/>/g)].map((m) => m[1])
+    expect(sources).toEqual(['web.disks/disk-0.qcow2', 'web.qcow2'].map((f) => join(b.layout.output, f)))
+    expect([...xml.matchAll(/<boot order="(\d)"\/>/g)].map((m) => m[1])).toEqual(['2', '1'])
     expect(await answerFiles(b, 'web')).not.toContain('web.error')
     const result = await readJson(join(b.layout.output, 'web.result.json'))
     expect(result).toMatchObject({ id: status.id, epoch: 0 })

@@ -2,6 +2,8 @@ import type { OutputFormat } from '../types.ts'
 
 /** What the manifest and the configuration say of the VM; what is absent was not said. Sizes in bytes. */
 export interface VmWords {
+  /** whether `<name>.xml` is wanted */
+  write_xml: boolean
   job_id: string
   /** absolute: the folder in which the answer's files will be found under their names */
   output_dir: string
