@@ -11,10 +11,12 @@ import { Unusual } from '../../src/convert/fast/tables.ts'
 import type { ConvertHooks, ConvertPlan } from '../../src/convert/types.ts'
 import {
   fileSource,
+  type GrainMap,
   grainsProblem,
   guardImage,
   ImageError,
   type ImageWindow,
+  mapGrains,
   openBeneath,
   windowOf,
 } from '../../src/images/index.ts'
@@ -95,7 +97,7 @@ export async function judge(seed: number, dir: string, tally: Tally, sample: boo
         for (const p of paths) {
           const out = join(dir, 'out')
           rmSync(out, { force: true })
-          await byPath(p, guarded, out, dir, tally, reference, blame)
+          await byPath(p, guarded, await mapGrains(window.source, guarded.sparse), out, dir, tally, reference, blame)
           if (tally.made > 0) holdsNothingElse(out, blame)
         }
       }
@@ -123,6 +125,7 @@ function neighbour(length: number): Buffer {
 async function byPath(
   p: Path,
   image: Awaited<ReturnType<typeof guardImage>>,
+  map: GrainMap,
   out: string,
   dir: string,
   tally: Tally,
@@ -131,7 +134,7 @@ async function byPath(
 ): Promise<void> {
   const name = `${p.path} to ${p.format} (${p.grains})`
   const plan = { scratch: dir, workers: 1, validate: { grains: p.grains, structure_allowed: true } } as ConvertPlan
-  const target = { disk: { id: 'disk-0', image }, format: p.format, file: 'out', final: 'out' } as Target
+  const target = { disk: { id: 'disk-0', image, map }, format: p.format, file: 'out', final: 'out' } as Target
   const hooks: ConvertHooks = {
     signal: new AbortController().signal,
     progress: () => undefined,

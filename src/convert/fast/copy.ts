@@ -1,9 +1,7 @@
 import { join } from 'node:path'
-import { FormatError, mapGrains } from '../../images/index.ts'
 import type { Target } from '../copy.ts'
 import type { ConvertHooks, ConvertPlan, CopyHow } from '../types.ts'
 import { inflate } from './inflate.ts'
-import { Unusual } from './tables.ts'
 import type { FastHooks } from './types.ts'
 import { zeroCopy } from './zero-copy.ts'
 
@@ -25,10 +23,7 @@ export async function fastCopy(
 ): Promise<Partial<CopyHow>> {
   const { image } = t.disk
   const window = image.windows[0]!
-  const map = await mapGrains(window.source, image.sparse!, hooks.signal).catch((e: unknown) => {
-    if (e instanceof FormatError) throw new Unusual(e.message)
-    throw e
-  })
+  const map = t.disk.map!
   const tables = map.directory.reduce((n, t) => n + (t === 0 ? 0 : 1), 0)
   const grains =
     plan.validate.grains === 'structure' && (verified || plan.validate.structure_allowed) ? 'structure' : 'full'

@@ -9,7 +9,7 @@ import {
 } from '../../images/index.ts'
 import type { GrainMap } from '../../images/index.ts'
 
-/** Where L1 and the L2 tables lie. Tables of 512 MiB that have no grain table do not exist. */
+/** Where L1 and the L2 tables lie. Tables of 512 MiB without data do not exist. */
 export interface TablePlaces {
   l1_cluster: number
   l1_size: number

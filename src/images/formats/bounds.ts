@@ -2,6 +2,7 @@ import type { Qcow2Header } from './qcow2.ts'
 import { type ByteSource, FormatError, readExactly, size64 } from './source.ts'
 import type { VhdxInfo } from './vhdx.ts'
 import type { VmdkSparseHeader } from './vmdk.ts'
+import { eachTable } from './vmdk-tables.ts'
 
 /**
  * Does everything that an image's tables point to lie in its file? qemu reads zeros beyond the end of a file, so a copy that was cut off would
@@ -24,12 +25,7 @@ export async function checkVmdkBounds(s: ByteSource, h: VmdkSparseHeader, signal
   const perTable = h.gtes_per_gt * h.grain_bytes
   const tables = Math.ceil(h.capacity_bytes / perTable)
   await forPieces(s, h.gd_offset!, tables * 4, 'its grain directory', signal, async (dir, first) => {
-    for (let i = 0; i + 4 <= dir.length; i += 4) {
-      const at = dir.readUInt32LE(i) * SECTOR
-      if (at === 0) continue
-      signal?.throwIfAborted()
-      const base = (first + i) / 4
-      const table = await readExactly(s, at, h.gtes_per_gt * 4, `grain table ${base}`)
+    await eachTable(s, dir, first / 4, h.gtes_per_gt, signal, (base, table) => {
       for (let g = 0; g < h.gtes_per_gt; g++) {
         const grain = table.readUInt32LE(g * 4)
         if (grain <= 1) continue
@@ -38,7 +34,7 @@ export async function checkVmdkBounds(s: ByteSource, h: VmdkSparseHeader, signal
         if (need > 0 && grain * SECTOR + need > s.size)
           throw cutOff(`The grain for byte ${guest} of the disk`, grain * SECTOR + need, s.size)
       }
-    }
+    })
   })
 }
 

@@ -1,5 +1,6 @@
 import { type ByteSource, readExactly } from './source.ts'
 import type { VmdkSparseHeader } from './vmdk.ts'
+import { eachTable } from './vmdk-tables.ts'
 
 /*
  * The grains of a streamOptimized VMDK. Sources: VMware "Virtual Disk Format 5.0" (compressed grains, markers) and files written by qemu and
@@ -31,7 +32,7 @@ export function grainsProblem(h: VmdkSparseHeader): string | undefined {
 }
 
 export interface GrainMap {
-  /** sector of each grain table in the file; 0: a hole of 32 MiB */
+  /** sector of each grain table in the file; 0: 32 MiB without data */
   directory: Uint32Array<SharedArrayBuffer>
   /** how many grains with data come before each table */
   before: Uint32Array<SharedArrayBuffer>
@@ -45,7 +46,7 @@ export interface GrainMap {
 }
 
 /**
- * Reads the directory and counts the grains of each table. Memory: eight bytes for every 32 MiB of the disk.
+ * Reads the directory and counts the grains of each table. Memory: sixteen bytes for every 32 MiB of the disk.
  * @throws {FormatError} truncated
  */
 export async function mapGrains(s: ByteSource, h: VmdkSparseHeader, signal?: AbortSignal): Promise<GrainMap> {
@@ -58,21 +59,22 @@ export async function mapGrains(s: ByteSource, h: VmdkSparseHeader, signal?: Abo
   let total = 0
   let first = Number.POSITIVE_INFINITY
   let last = 0
-  for (let t = 0; t < tables; t++) {
-    const sector = bytes.readUInt32LE(t * 4)
-    directory[t] = sector
-    before[t] = total
-    if (sector === 0) continue
-    if (t % 64 === 0) signal?.throwIfAborted()
-    const table = await readExactly(s, sector * SECTOR, GTES * 4, `grain table ${t}`)
+  const counts = new Uint32Array(tables)
+  await eachTable(s, bytes, 0, GTES, signal, (t, table) => {
     const n = Math.min(GTES, grains - t * GTES)
     for (let g = 0; g < n; g++) {
       const at = table.readUInt32LE(g * 4)
       if (at === 0 || (at === 1 && zeroed)) continue
-      total++
+      counts[t]!++
       if (at < first) first = at
       if (at > last) last = at
     }
+  })
+  for (let t = 0; t < tables; t++) {
+    before[t] = total
+    total += counts[t]!
+    // a table of holes alone need not be read again
+    if (counts[t]! > 0) directory[t] = bytes.readUInt32LE(t * 4)
   }
   return {
     directory,
