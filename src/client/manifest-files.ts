@@ -32,8 +32,19 @@ const diskFormats: Readonly<Record<string, string>> = {
   '.img': 'raw',
 }
 
+/** The extension that tells the format, a ".gz" behind it included. */
+function diskExtension(path: string): string {
+  const last = extname(path)
+  const inner = last.toLowerCase() === '.gz' ? extname(path.slice(0, -last.length)) : ''
+  return inner === '' || inner.toLowerCase() === '.ovf' ? last : inner + last
+}
+
+function formatOf(path: string): string | undefined {
+  return diskFormats[diskExtension(path).toLowerCase().replace(/\.gz$/, '')]
+}
+
 export function isDiskFile(path: string): boolean {
-  return extname(path).toLowerCase() in diskFormats
+  return formatOf(path) !== undefined
 }
 
 /** Reads at most one byte more than a manifest may have. */
@@ -111,12 +122,12 @@ async function sizeOf(path: string): Promise<{ bytes?: number }> {
  * @throws ClientError 65 when its format cannot be told, or the name cannot be a file's
  */
 export async function diskManifest(path: string, o: DiskRequest = {}): Promise<Prepared> {
-  const extension = extname(path).toLowerCase()
-  const format = diskFormats[extension]
+  const extension = diskExtension(path)
+  const format = formatOf(path)
   if (format === undefined) {
     throw new ClientError(
       65,
-      `${path} is neither a manifest (.json, .yaml, .yml) nor a disk that can be told by its name (${Object.keys(diskFormats).join(' ')}).`,
+      `${path} is neither a manifest (.json, .yaml, .yml) nor a disk that can be told by its name (${Object.keys(diskFormats).join(' ')}, also with .gz behind it).`,
     )
   }
   const name = o.name ?? (basename(path).slice(0, -extension.length) || 'vm')

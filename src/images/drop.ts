@@ -25,12 +25,15 @@ export interface DroppedDisk {
  * @throws {ImageError} when the file cannot be opened
  */
 export async function inspectDroppedDisk(path: string): Promise<DroppedDisk> {
-  const ext = path.slice(path.lastIndexOf('.') + 1).toLowerCase()
+  const packed = /\.gz$/i.test(path)
+  const name = packed ? path.slice(0, -3) : path
+  const ext = name.slice(name.lastIndexOf('.') + 1).toLowerCase()
   const source_format = ext === 'img' ? 'raw' : ext
   const file = await openBeneath(path, ['/'])
   try {
     const source = fileSource(file.handle, file.stat.size)
-    const parts = await partsOf(source, ext, path)
+    // whether gzip is whole shows at its very end only: the job will tell
+    const parts = packed && file.stat.size > 0 ? [] : await partsOf(source, ext, path)
     return { source_format, parts }
   } catch (error) {
     if (!(error instanceof FormatError)) throw error

@@ -14,7 +14,7 @@ import { me } from './owner.ts'
 import type { JobRecord } from './record.ts'
 import { randomHex, type Spool } from './spool.ts'
 
-const DISK = /\.(vmdk|ova|ovf|vhd|vhdx|vdi|qcow2|raw|img)$/i
+const DISK = /\.(?:ovf|(?:vmdk|ova|vhd|vhdx|vdi|qcow2|raw|img)(?:\.gz)?)$/i
 
 /** Whether a name ends like a disk that may be dropped without a manifest. */
 export function isBareDisk(name: string): boolean {
@@ -131,7 +131,7 @@ async function inspect(
   o: IntakeOptions,
   name: string,
 ): Promise<{ parts: string[]; source_format: string } | undefined> {
-  const ext = name.slice(name.lastIndexOf('.') + 1).toLowerCase()
+  const ext = name.replace(/^.*\.(\w+)(?:\.gz)?$/i, '$1').toLowerCase()
   const asItIs = { parts: [], source_format: ext === 'img' ? 'raw' : ext }
   if (!o.inspectDrop) return asItIs
   let why: string

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { diskManifest, isDiskFile } from '../../src/client/manifest-files.ts'
 import { fromHyperctl } from '../../src/cli/hyperctl.ts'
 import { judgeMount, mountOf, parseMounts } from '../../src/cli/doctor/mounts.ts'
 import { plain, table } from '../../src/cli/output.ts'
@@ -47,6 +48,18 @@ test('tables align by what is seen, not by bytes, and let no control character t
   )
   expect(text).toBe('NAME         N\n仮想マシン   7\nweb\ufffd[2J     12')
   expect(plain('a\nb\u202ec')).toBe('a\ufffdb\ufffdc')
+})
+
+test('what a disk is called and what it is, by its name', async () => {
+  const told = async (path: string) => {
+    const { name, manifest } = await diskManifest(path)
+    return [name, (manifest as { disks: { source_format: string }[] }).disks[0]!.source_format]
+  }
+  expect(await told('/none/a.b.VMDK')).toEqual(['a.b', 'vmdk'])
+  expect(await told('/none/web.ova.gz')).toEqual(['web', 'ova'])
+  expect(await told('/none/web.img.GZ')).toEqual(['web', 'raw'])
+  expect(['a.gz', 'a.ovf.gz', 'a.tar.gz', 'gz', '.vmdk.gz.bak'].map(isDiskFile)).toEqual(Array(5).fill(false))
+  await expect(diskManifest('/none/a.tar.gz')).rejects.toThrow('can be told by its name')
 })
 
 test("hyperctl's options mean the same here", () => {

@@ -190,6 +190,23 @@ describe('bare disks', () => {
     expect(jobs.map((a) => [a.record.answer, a.record.payload?.sort()])).toEqual([['x', ['x-disk1.vmdk', 'x.ovf']]])
   })
 
+  test('packed with gzip: alone, and as an OVF names it', async () => {
+    await using dir = await tempDir()
+    const s = await openTestSpool(dir.path)
+    await writeFile(join(s.layout.queue, 'web.vmdk.gz'), Buffer.from([0x1f, 0x8b, 8, 0]))
+    await writeFile(join(s.layout.queue, 'notes.gz'), 'no disk')
+    const [alone] = await settle(s, intake())
+    expect(alone!.record).toMatchObject({ answer: 'web', payload: ['web.vmdk.gz'] })
+    expect(alone!.record.manifest).toMatchObject({ disks: [{ source_format: 'vmdk' }] })
+    const ovf = `<Envelope><References><File href="y.vmdk.gz" id="f1" compression="gzip"/></References>
+<DiskSection><Disk diskId="d1" fileRef="f1"/></DiskSection></Envelope>`
+    await writeFile(join(s.layout.queue, 'y.ovf'), ovf)
+    expect(await settle(s, intake())).toEqual([])
+    await writeFile(join(s.layout.queue, 'y.vmdk.gz'), Buffer.from([0x1f, 0x8b, 8, 0]))
+    const jobs = await settle(s, intake())
+    expect(jobs.map((a) => [a.record.answer, a.record.payload?.sort()])).toEqual([['y', ['y.ovf', 'y.vmdk.gz']]])
+  })
+
   test('half a disk is left until it ends as its format ends', async () => {
     await using dir = await tempDir()
     const s = await openTestSpool(dir.path)

@@ -16,7 +16,10 @@ export default function define(): Command {
     .description(
       'Convert a disk, an OVA or what a manifest names, into a folder. A live agent of the instance does it when there is one, so that its limits hold; else the very same engine runs here. Which of the two is said on stderr; the paths made are printed on stdout, the boot disk last.',
     )
-    .argument('<source>', 'a disk (.vmdk .vhd .vhdx .vdi .qcow2 .raw .img), an .ova or .ovf, or a manifest')
+    .argument(
+      '<source>',
+      'a disk (.vmdk .vhd .vhdx .vdi .qcow2 .raw .img) or .ova, also with .gz behind it, an .ovf, or a manifest',
+    )
     .requiredOption('-o, --output <dir>', 'the folder for the results; made when missing')
     .option('--name <name>', 'what the results are called (default: as the manifest says, or as the source is called)')
     .addOption(

@@ -19,7 +19,10 @@ export default function define(): Command {
       'Check manifests and drop them into the queue: each under a unique name, whole, and safe from power loss when this returns. ' +
         'A disk, OVA or OVF is submitted by a manifest that names it; it is read where it lies.',
     )
-    .argument('<file...>', 'manifests (.json, .yaml, .yml) or disks (.vmdk .ova .ovf .vhd .vhdx .vdi .qcow2 .raw .img)')
+    .argument(
+      '<file...>',
+      'manifests (.json, .yaml, .yml) or disks (.vmdk .ova .ovf .vhd .vhdx .vdi .qcow2 .raw .img, all but .ovf also with .gz behind it)',
+    )
     .option('-w, --wait', 'wait until the jobs have ended; the exit code is then their outcome')
     .addOption(formatOption())
     .addHelpText(

@@ -81,7 +81,8 @@ const byExtension: Readonly<Record<string, SourceType | 'ami'>> = {
 
 /** The format that a file's name tells. Says an error and returns undefined when it tells none. */
 export function typeByName(path: string, at: Path, c: TranslateContext): SourceType | undefined {
-  const type = byExtension[extname(path).toLowerCase()]
+  // what is packed with gzip is unpacked by the conversion
+  const type = byExtension[extname(path.replace(/\.gz$/i, '')).toLowerCase()]
   if (type !== undefined && type !== 'ami') return type
   const what = type === 'ami' ? `${ami}.` : `end in one of ${Object.keys(byExtension).slice(0, -1).join(' ')}.`
   c.say(
@@ -96,7 +97,9 @@ export function typeByName(path: string, at: Path, c: TranslateContext): SourceT
 
 /** The last component of a path without its extension: never a folder, so nothing escapes. */
 export function stemOf(path: string | undefined): string | undefined {
-  return path === undefined ? undefined : basename(path, extname(path))
+  if (path === undefined) return undefined
+  const name = path.replace(/\.gz$/i, '')
+  return basename(name, extname(name))
 }
 
 /** The first of these that can name answer files. */
