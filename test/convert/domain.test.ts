@@ -11,7 +11,6 @@ import { withMachine } from '../../src/convert/describe.ts'
 import type { Inspected } from '../../src/convert/inspect.ts'
 import type { ConvertPlan } from '../../src/convert/index.ts'
 import type { Ovf } from '../../src/images/index.ts'
-import { reportSchema } from '../../src/jobs/report-schema.ts'
 import { privateLibvirt } from '../support/libvirt.ts'
 import { bench, disk, qemuImg, tempFolder } from './harness.ts'
 
@@ -448,7 +447,6 @@ ${disks.map((_, i) => `<Item><rasd:AddressOnParent>${i}</rasd:AddressOnParent><r
       expect(xml.metadata['vmspool:vm']['vmspool:nic']).toMatchObject({ network: 'Front & Back', model: 'VmxNet3' })
 
       const report = b.report()
-      reportSchema.parse(report)
       expect(report.domain).toMatchObject({ path: 'vm.xml', memory_bytes: gib, devices: 'virtio', assumed: [] })
       expect(r.domain).toEqual(report.domain)
       expect(report.artifacts.map((a: Xml) => [a.type, a.path])).toEqual([
@@ -487,12 +485,11 @@ ${disks.map((_, i) => `<Item><rasd:AddressOnParent>${i}</rasd:AddressOnParent><r
       const disks = [disk(export2(), 'ovf')]
       await off.run({ disks: [disk(export2(), 'ovf')] })
       expect(off.answers()).not.toContain('vm.xml')
-      reportSchema.parse(off.report())
+      expect(off.report().domain).toBeUndefined()
       // where the boot disk is to go lies a folder: collecting fails, after the description was written
       execFileSync('mkdir', ['-p', join(bad.answerDir, 'vm.qcow2/in the way')])
       await expect(bad.run({ disks })).rejects.toMatchObject({ name: 'JobError' })
       expect(bad.answers()).toEqual(['vm.report.json'])
-      reportSchema.parse(bad.report())
       expect(bad.report()).toMatchObject({ pipeline: { success: false, stages: { convert: { success: false } } } })
     } finally {
       off.close()

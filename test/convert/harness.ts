@@ -4,6 +4,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { convert } from '../../src/jobs/convert.ts'
+import { reportSchema } from '../../src/jobs/report-schema.ts'
 import type { JobContext, JobOutcome, JobProgress } from '../../src/jobs/types.ts'
 import type { ConvertManifest } from '../../src/manifest/index.ts'
 import type { ProcessIdentity } from '../../src/process/index.ts'
@@ -67,7 +68,8 @@ export function bench(o: { dir?: string; epoch?: number; config?: Record<string,
       return convert.run(m, context)
     },
     answers: () => list(answerDir),
-    report: () => JSON.parse(readFileSync(join(answerDir, 'vm.report.json'), 'utf8')),
+    // whatever a test looks at in it, it must be what the schema says
+    report: () => reportSchema.parse(JSON.parse(readFileSync(join(answerDir, 'vm.report.json'), 'utf8'))),
     close: () => {
       if (own) rmSync(dir, { recursive: true, force: true })
     },
