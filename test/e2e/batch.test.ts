@@ -1,10 +1,10 @@
 // Batches on real agents: limits, order, errors, crashes, cancel and retry.
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { chmod, chown, mkdir, readdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import { describe, expect, test } from 'vitest'
 import { cli } from '../cli/run.ts'
-import { type Bed, bed, vmspool } from '../support/agent.ts'
+import { type Bed, bed, control, vmspool } from '../support/agent.ts'
 import { holds, makeDisk } from '../support/disks.ts'
 import { artifactManifest, commandManifest, writeManifest } from '../support/manifests.ts'
 import { drop, endOf, eventsOf, readJson, type Status, statusOf } from '../support/results.ts'
@@ -97,6 +97,15 @@ describe.concurrent('a batch', () => {
       ],
     })
     expect(await statusOf(b, 'web-01')).toMatchObject({ parent: parent.id, vm_id: 'one', id: result.children[0]!.job })
+    // A job that says of itself that it belongs to the batch does not.
+    await drop(b, commandManifest('spy', ['true'], { parent: parent.id }))
+    expect(await endOf(b, 'spy')).not.toHaveProperty('parent')
+    const listed = JSON.parse((await run(b, 'list', '--batch', 'night', '-o', 'json')).out) as Status[]
+    expect(listed.map((s) => s.name).sort()).toEqual(['two', 'web-01'])
+    const shown = (await run(b, 'status', 'night')).out
+    expect(shown).toMatch(/VMs: +2 of 2 VMs succeeded, 1 disabled\n/)
+    expect(shown).toMatch(/\n\nVM +ID +NAME +STATE +DONE +DETAIL\none +[0-9A-Z]{26} +web-01 +succeeded +100 %/)
+    expect((await run(b, 'status', 'web-01')).out).toContain(`Batch:        ${parent.id} (VM one)`)
     await audited(b)
   })
 
@@ -174,6 +183,71 @@ describe.concurrent('a batch', () => {
     await audited(b)
   })
 
+  test('keeps apart what is called alike, ends after its timeout, and its VMs with it', async () => {
+    await using dir = await tempDir()
+    await using b = await bed(dir.path, { timeouts: { kill_grace: '200ms' } })
+    await b.start()
+    const at = async (file: string, manifest: object) => ({
+      id: file,
+      manifest: await writeManifest(dir.path, manifest, `${file}.json`),
+    })
+    const { name: _, ...nameless } = commandManifest('x', ['true'])
+    await drop(b, {
+      ...batch('web', [
+        await at('same', commandManifest('web', ['true'])),
+        await at('again', commandManifest('web', ['true'])),
+        await at('none', nameless),
+        await at('taken', commandManifest('x.batch', ['true'])),
+      ]),
+    })
+    const status = await endOf(b, 'web.batch')
+    expect(status).toMatchObject({ state: 'failed', children: { succeeded: 2, failed: 2 } })
+    const result = await resultOf(b, 'web')
+    expect(result.children).toMatchObject([
+      { state: 'succeeded', name: 'web' },
+      { state: 'rejected', name: 'web-again', reason: expect.stringContaining('like "same"') },
+      { state: 'succeeded', name: 'web-none' },
+      { state: 'rejected', name: 'web-taken', reason: expect.stringContaining('those of batches') },
+    ])
+    expect(await statusOf(b, 'web')).toMatchObject({ state: 'succeeded', kind: 'command' })
+
+    await drop(b, { ...batch('late', [program('long', 'sleep 600')]), timeout: '2s' })
+    expect(await endOf(b, 'late.batch')).toMatchObject({ state: 'failed' })
+    const late = await resultOf(b, 'late')
+    expect(late).toMatchObject({ error: { code: 'timed-out' } })
+    // On a machine that is very slow it may not even have been started.
+    expect(late.children[0]!.state).toMatch(/^(cancelled|not_run)$/)
+    await audited(b)
+  })
+
+  test.runIf(process.geteuid?.() === 0)('reads only what its submitter may read', async () => {
+    await using dir = await tempDir()
+    await chmod(dir.path, 0o755)
+    await using b = await bed(dir.path, { intake: { import_roots: [dir.path] }, retry: { max_attempts: 0 } })
+    await b.start()
+    const disk = await makeDisk(dir.path, 'disk', { size_mib: 1, format: 'raw' })
+    const secret = await makeDisk(dir.path, 'secret', { size_mib: 1, format: 'raw' })
+    await chmod(secret.path, 0o600)
+    const vm = async (id: string, d: typeof disk, mode: number) => {
+      const manifest = await writeManifest(dir.path, artifactManifest(id, [d]), `${id}.json`)
+      await chmod(manifest, mode)
+      return { id, manifest }
+    }
+    const vms = [await vm('hidden', disk, 0o600), await vm('disk-hidden', secret, 0o644), await vm('open', disk, 0o644)]
+    const temp = join(b.layout.queue, '.theirs.json')
+    await writeFile(temp, JSON.stringify(batch('theirs', vms)))
+    await chown(temp, 65534, 65534)
+    await rename(temp, join(b.layout.queue, 'theirs.json'))
+    expect(await endOf(b, 'theirs.batch')).toMatchObject({ state: 'failed' })
+    const result = await resultOf(b, 'theirs')
+    expect(states(result)).toEqual({ hidden: 'rejected', 'disk-hidden': 'failed', open: 'succeeded' })
+    for (const c of result.children.slice(0, 2)) expect(c.reason).toContain('(uid 65534) may not read')
+    // Not a word of what stands in the manifest that he may not read.
+    expect(await readFile(join(b.layout.outputJobs, result.children[0]!.job!, 'result.json'), 'utf8')).not.toContain(
+      'vsphere',
+    )
+  })
+
   test('that does not continue on errors lets run what runs, cancels what waits, and starts nothing more', async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path, { concurrency: { jobs: 2 } })
@@ -191,11 +265,12 @@ describe.concurrent('a batch', () => {
       const n = (await statusOf(b, 'strict.batch'))?.children as Record<string, number> | undefined
       return n?.running === 2 && n.queued === 1 && n.waiting === 1
     })
-    // Nothing is free for the third when the second ends, or it could start before the batch sees the failure.
-    await drop(b, commandManifest('first', ['/bin/sh', '-c', wait], { priority: 0 }))
-    await until('it is accepted', () => statusOf(b, 'first'))
+    // Or the third could start in the moment between the end of the second and the batch's seeing it.
+    await control(b, 'pause')
     await writeFile(`${go}.fail`, '')
-    await until('the batch stops', async () => (await statusOf(b, 'queued'))?.state === 'cancelled')
+    await until('the batch stops', async () => (await statusOf(b, 'queued'))?.state === 'cancelled', {
+      also: () => b.agents.map((a) => a.output()).join('\n'),
+    })
     await writeFile(go, '')
     expect(await endOf(b, 'strict.batch')).toMatchObject({ state: 'failed' })
     const result = await resultOf(b, 'strict')
