@@ -19,8 +19,9 @@ export interface Child {
   /** monotonic, ms: when its result was first seen */
   seenAt?: number
   cancelled?: boolean
-  /** how often its manifest could not be read just now */
+  /** how often its manifest could not be read just now, and when it is tried again (monotonic, ms) */
   tries: number
+  again?: number
 }
 
 /** All VMs in the order of starting: priority, lower first, then index. */

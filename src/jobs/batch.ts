@@ -27,7 +27,8 @@ import { abortedError, abortReason, type JobContext, JobError, type JobOutcome }
 const LOOK_MS = 500
 /** So many manifests are read, and so many jobs made, before the open ones are looked at again. */
 const AT_ONCE = 32
-const MOST_TRIES = 5
+/** A manifest that cannot be read just now is tried again after 2, 4, 8, … seconds. */
+const MOST_TRIES = 6
 
 type Context = JobContext<BatchManifest>
 
@@ -87,7 +88,9 @@ async function step(b: Running): Promise<number> {
     return lookWait(children)
   }
   const free = b.m.batch_metadata.parallel_limit - children.filter((x) => x.state === 'open').length
-  const next = children.filter((x) => x.state === 'waiting').slice(0, Math.min(free, AT_ONCE))
+  const now = performance.now()
+  const ready = children.filter((x) => x.state === 'waiting' && (x.again ?? 0) <= now)
+  const next = ready.slice(0, Math.max(0, Math.min(free, AT_ONCE)))
   if (next.length === 0 || family.stop() !== undefined) return lookWait(children)
   await start(b, next)
   return next.length === AT_ONCE ? 0 : lookWait(children)
@@ -149,7 +152,12 @@ async function start(b: Running, next: readonly Child[]): Promise<void> {
     } catch (error) {
       x.tries += 1
       if (passes(error) && x.tries < MOST_TRIES) {
-        c.log('agent', `The manifest of "${x.vm.id}" cannot be read just now: ${String((error as Error).message)}\n`)
+        const wait = 1000 * 2 ** x.tries
+        x.again = performance.now() + wait
+        c.log(
+          'agent',
+          `${x.vm.id}: its manifest cannot be read just now, and is in ${wait} ms: ${(error as Error).message}\n`,
+        )
         continue
       }
       if (!(error instanceof Error)) throw error

@@ -89,6 +89,39 @@ test('--strict turns warnings into a failure', async () => {
   expect(await cli(['check', '--strict', '-'], { input })).toMatchObject({ code: 65 })
 })
 
+test('of a batch the manifests that it names are checked too, with what the batch puts over them', async () => {
+  await using dir = await tempDir()
+  const batch = {
+    batch_version: '1.0',
+    shared_config: { manifest_version: '1.0' },
+    vms: [
+      { id: 'good', manifest: 'good.json' },
+      { id: 'bad', manifest: 'bad.json' },
+      { id: 'lacks', manifest: 'lacks.json' },
+      { id: 'gone', manifest: 'gone.json' },
+      { id: 'off', manifest: 'off.json', enabled: false },
+      { id: 'itself', manifest: 'batch.json' },
+    ],
+  }
+  await writeFile(join(dir.path, 'batch.json'), JSON.stringify(batch))
+  await writeFile(join(dir.path, 'good.json'), good)
+  await writeFile(join(dir.path, 'bad.json'), bad.replace('1.1', '1.0'))
+  await writeFile(join(dir.path, 'lacks.json'), good.replace('"manifest_version":"1.0",', ''))
+  const r = await cli(['check', 'batch.json'], { cwd: dir.path })
+  expect(r.code).toBe(65)
+  const lines = r.out.trimEnd().split('\n')
+  expect(lines).toContain('batch.json: valid, kind batch, answered as "batch.batch"')
+  expect(lines).toContainEqual(expect.stringMatching(/bad\.json:5:13: error: disks\[0\]\.id is "disk 0"/))
+  expect(lines).toContainEqual(
+    expect.stringMatching(/gone\.json: warning: The manifest of "gone" cannot be read from here/),
+  )
+  expect(lines).toContainEqual(expect.stringMatching(/batch\.json: error: .* batches do not nest/))
+  expect(r.out).not.toMatch(/lacks|off\.json/)
+  const json = JSON.parse((await cli(['check', 'batch.json', '-o', 'json'], { cwd: dir.path })).out)
+  expect(json.map((c: { valid: boolean }) => c.valid)).toEqual([true, false, true, false])
+  expect(JSON.parse((await cli(['schema', 'batch'])).out)).toMatchObject({ required: ['vms'] })
+})
+
 test('a file that cannot be read is an I/O error with a sentence, and the others are checked all the same', async () => {
   await using dir = await tempDir()
   await writeFile(join(dir.path, 'good.json'), good)

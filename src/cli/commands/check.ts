@@ -1,6 +1,6 @@
 import { dirname, resolve } from 'node:path'
 import { Command } from 'commander'
-import type { Diagnostic } from '../../manifest/index.ts'
+import type { BatchManifest, Diagnostic } from '../../manifest/index.ts'
 import { diagnosticText } from '../diagnostics.ts'
 import { exitCodes, explain } from '../errors.ts'
 import { type Format, formatOption, out, printValue, say, wantsColour } from '../output.ts'
@@ -34,6 +34,7 @@ Examples:
   vmspool check *.yaml -o json
   vmspool check --strict - < manifest.json
 
+Of a batch the manifests that it names are checked as well, as far as they can be read from here.
 Exit code 0 when all are valid, 65 when one is not. \`-o name\` prints the names of the valid files.`,
     )
     .action(run)
@@ -68,6 +69,7 @@ async function run(files: string[], o: Options): Promise<void> {
         ...(name === undefined ? {} : { name }),
         diagnostics: outcome.diagnostics,
       })
+      if (outcome.manifest.kind === 'batch') checked.push(...(await checkedVms(outcome.manifest, o.strict === true)))
     } else {
       checked.push({ file: shown, valid: false, diagnostics: outcome.diagnostics })
     }
@@ -77,6 +79,16 @@ async function run(files: string[], o: Options): Promise<void> {
   else printTable(checked)
   const bad = checked.some((c) => !c.valid)
   process.exitCode = bad ? exitCodes.badManifest : unreadable
+}
+
+/** The manifests that a batch names: those in which something was found. */
+async function checkedVms(batch: BatchManifest, strict: boolean): Promise<Checked[]> {
+  const { checkVms } = await import('../../client/batch-files.ts')
+  return (await checkVms(batch)).map(({ file, diagnostics }) => ({
+    file,
+    valid: !diagnostics.some((d) => strict || d.severity === 'error'),
+    diagnostics,
+  }))
 }
 
 /** Standard input, at most one byte more than a manifest may have. (Not /dev/stdin: it cannot be opened when it is a socket.) */
@@ -109,7 +121,7 @@ function printTable(checked: readonly Checked[]): void {
     const counts = [count(errors, 'error'), count(warnings, 'warning')].filter((t) => t !== '').join(', ')
     if (c.valid)
       out(
-        `${c.file}: valid, kind ${c.kind}${c.name === undefined ? '' : `, answered as "${c.name}"`}${counts ? ` (${counts})` : ''}`,
+        `${c.file}: valid${c.kind === undefined ? '' : `, kind ${c.kind}`}${c.name === undefined ? '' : `, answered as "${c.name}"`}${counts ? ` (${counts})` : ''}`,
       )
     else out(`${c.file}: not valid: ${counts || 'it is incomplete'}`)
   }
