@@ -25,6 +25,9 @@ export const forTests = {
   // the boot loader of the tiny guest; other processors have none
   ...(process.arch === 'x64' ? { syslinux: 'syslinux', '/usr/lib/syslinux/mbr/mbr.bin': 'syslinux-common' } : {}),
   'mkfs.btrfs': 'btrfs-progs',
+  // a writer of VMDKs and a reader of qcow2 that are not qemu's
+  '/usr/lib/python3/dist-packages/VMDKstream.py': 'python3-vmdkstream',
+  '7zz': '7zip',
 }
 /** What only `npm run soak` needs, because it takes long to install or to run. */
 export const forSoak = {
