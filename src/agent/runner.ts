@@ -21,6 +21,7 @@ import { progressMeter } from './progress.ts'
 import type { Agent, RunningJob } from './state.ts'
 import { claimStatus, iso } from './status-fields.ts'
 import { type Failure, judge } from './verdict.ts'
+import { watchdogs } from './watchdogs.ts'
 
 export interface Finished {
   started_at: string
@@ -219,51 +220,6 @@ async function handle(
     kind: record.kind,
   })
   return handler.run(record.manifest, context)
-}
-
-/** The timeout that the manifest asks for, and the watch over copies that stand still. No other limit is set on work. */
-function watchdogs(a: Agent, job: RunningJob): { stop(): void } {
-  const stops: (() => void)[] = []
-  // What is configured is for work; a batch works only through its children, each with its own.
-  const limit = job.claim.record.manifest.timeout_ms ?? (job.weight === 0 ? 0 : a.config.timeouts.job)
-  if (limit > 0) {
-    const t = setTimeout(
-      () =>
-        job.abort({
-          kind: 'timeout',
-          message: `The job ran longer than its timeout of ${limit / 1000} s and was stopped. Give it a larger "timeout", or none, and drop it again.`,
-        }),
-      Math.min(limit, 2 ** 31 - 1),
-    )
-    stops.push(() => clearTimeout(t))
-  }
-  const patience = a.config.convert.no_progress_timeout
-  if (patience > 0 && job.claim.record.kind === 'convert') {
-    let last = job.progress
-    let since = performance.now()
-    const t = setInterval(
-      () => {
-        const p = job.progress
-        // Only a phase that counts bytes can stand still; others end when they end.
-        if (p.phase !== last.phase || p.bytes_done !== last.bytes_done || p.bytes_total === undefined) {
-          last = p
-          since = performance.now()
-        } else if (performance.now() - since > patience) {
-          job.abort({
-            kind: 'stalled',
-            message: `The phase "${p.phase}" made no progress for ${Math.round(patience / 1000)} s (at ${p.bytes_done} of ${p.bytes_total} bytes) and was stopped.`,
-          })
-        }
-      },
-      Math.max(10, Math.min(5000, patience / 4)),
-    )
-    stops.push(() => clearInterval(t))
-  }
-  return {
-    stop() {
-      for (const s of stops) s()
-    },
-  }
 }
 
 async function settle(

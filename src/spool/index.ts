@@ -8,6 +8,7 @@
  * the answer to where clients look.
  */
 export type { Accepted } from './accept.ts'
+export { acceptRecords } from './accept-records.ts'
 export { tidyOld } from './answers.ts'
 export {
   type Claim,
@@ -25,7 +26,7 @@ export { appendEvent, type SpoolEvent } from './events.ts'
 export { findJob, listJobs } from './find.ts'
 export { type FsckReport, fsck } from './fsck.ts'
 export { commitRejection } from './finish.ts'
-export { acceptRecords, takeAndAccept } from './intake.ts'
+export { takeAndAccept } from './intake.ts'
 export type { IntakeOptions } from './intake-options.ts'
 export { type Kept, keptAttempts } from './kept.ts'
 export { type Layout, layoutOf } from './layout.ts'
