@@ -30,6 +30,18 @@ export default function define(): Command {
     )
     .option('--compress', 'compress the result (qcow2); good for archives, slow for running VMs')
     .option('--no-compress', 'do not compress it')
+    .addOption(
+      new Option('--path <path>', 'how disks are copied (default: the fastest that can be used)').choices([
+        'auto',
+        'zero-copy',
+        'inflate',
+        'qemu-img',
+      ]),
+    )
+    .option('--strict', 'compress every cluster anew, for readers with a window of 4 KiB')
+    .addOption(new Option('--grains <check>', 'how grains of a zero copy are checked').choices(['full', 'structure']))
+    .addOption(new Option('--compare <how>', 'compare the result with its source').choices(['none', 'sample', 'full']))
+    .option('--checksum', 'put the SHA-256 of each result into its report')
     .option('--direct', 'do not look for an agent')
     .option('--overwrite', 'replace results of that name')
     .option('--dry-run', 'touch nothing; estimate size and time')
@@ -41,6 +53,7 @@ Examples:
   vmspool convert web-01.vmdk -o /var/lib/images
   vmspool convert appliance.ova -o . --name appliance --format raw
   vmspool convert export/artifact-manifest.json -o out --compress --instance vsphere
+  vmspool convert appliance.ova -o archive --compress --compare sample --checksum
 
 Exit codes: 0 converted, 1 the conversion failed, 65 the manifest is bad, 124 --timeout passed (with an
 agent the job goes on), 130 interrupted (with an agent the job goes on; directly nothing is left behind).`,
@@ -101,17 +114,31 @@ function withOptions(
   again: (bytes: Uint8Array, path: string, folder: string) => Prepared,
 ): Prepared {
   const m = prepared.manifest as Record<string, unknown>
-  const changed = {
-    ...m,
-    ...(o.name === undefined ? {} : { name: o.name, source: { ...(m.source as object | undefined), vm_name: o.name } }),
-    ...(o.format === undefined ? {} : { output: { ...(m.output as object | undefined), format: o.format } }),
-    ...(o.compress === undefined ? {} : { compress: o.compress }),
-    ...(o.dryRun ? { options: { ...(m.options as object | undefined), dry_run: true } } : {}),
+  const over: Record<string, unknown> = {
+    name: o.name,
+    source: o.name === undefined ? undefined : { vm_name: o.name },
+    compress: o.compress,
+    output: block({ format: o.format, checksum: o.checksum }),
+    convert: block({ path: o.path, strict: o.strict }),
+    validate: block({ grains: o.grains, compare: o.compare }),
+    options: o.dryRun ? { dry_run: true } : undefined,
   }
-  if (o.name === undefined && o.format === undefined && o.compress === undefined && !o.dryRun) return prepared
+  const changes = Object.entries(over).filter(([, v]) => v !== undefined)
+  if (changes.length === 0) return prepared
+  const changed = { ...m }
+  for (const [key, v] of changes) {
+    const isBlock = typeof v === 'object' && v !== null
+    changed[key] = isBlock ? { ...(m[key] as object | undefined), ...v } : v
+  }
   const bytes = Buffer.from(`${JSON.stringify(changed, null, 2)}\n`)
   const stem = prepared.fileName.slice(0, prepared.fileName.length - extname(prepared.fileName).length)
   return { ...again(bytes, `${stem}.json`, process.cwd()), warnings: prepared.warnings }
+}
+
+/** What of a block was asked for, if anything was. */
+function block(values: Record<string, unknown>): Record<string, unknown> | undefined {
+  const given = definedOnly(values)
+  return Object.keys(given).length === 0 ? undefined : given
 }
 
 function definedOnly<T extends object>(value: T): { [K in keyof T]?: Exclude<T[K], undefined> } {

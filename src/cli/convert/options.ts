@@ -8,6 +8,11 @@ export interface ConvertOptions extends SpoolOptions, WaitFlags {
   name?: string
   format?: string
   compress?: boolean
+  path?: string
+  strict?: boolean
+  grains?: string
+  compare?: string
+  checksum?: boolean
   direct?: boolean
   overwrite?: boolean
   dryRun?: boolean
