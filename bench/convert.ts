@@ -72,11 +72,12 @@ async function compare(
   say(`\n${title}:\n`)
   say(
     table(
-      ['side', 'engine s', 'command s', 'output MiB'],
+      ['side', 'engine s', 'command s', 'CPU s', 'output MiB'],
       m.map((x) => [
         x.path === '' ? x.name : `**${x.name}**`,
         x.path === '' ? '' : seconds(x.engine_ms),
         seconds(x.ms),
+        seconds(x.cpu_ms),
         mib(x.bytes),
       ]),
     ),
