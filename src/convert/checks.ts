@@ -8,7 +8,9 @@ export interface Check {
   expected: string
   /** the manifest's checksum of the whole file, not an archive's of one member */
   whole: boolean
-  run(signal: AbortSignal): Promise<string>
+  /** bytes */
+  size: number
+  run(signal: AbortSignal, onBytes: (done: number) => void): Promise<string>
   mismatch(actual: string): ImageError
 }
 
@@ -22,7 +24,9 @@ export function checksOf(plan: ConvertPlan, opened: OpenedDisk, disk: SourceDisk
     checks.push({
       expected: expected.replace(/^sha256:/, ''),
       whole: true,
-      run: (signal) => hashWindow(window.file.handle, { offset: 0, size: window.size, algorithm: 'sha256', signal }),
+      size: window.size,
+      run: (signal, onBytes) =>
+        hashWindow(window.file.handle, { offset: 0, size: window.size, algorithm: 'sha256', signal, onBytes }),
       mismatch: (actual) =>
         mismatch(`checksum mismatch for disk "${planned.id}": expected ${expected}, got sha256:${actual}`),
     })
@@ -33,7 +37,9 @@ export function checksOf(plan: ConvertPlan, opened: OpenedDisk, disk: SourceDisk
     checks.push({
       expected: hex,
       whole: false,
-      run: (signal) => hashWindow(w.file.handle, { offset: w.offset, size: w.size, algorithm, signal }),
+      size: w.size,
+      run: (signal, onBytes) =>
+        hashWindow(w.file.handle, { offset: w.offset, size: w.size, algorithm, signal, onBytes }),
       mismatch: (actual) =>
         mismatch(
           `checksum mismatch for disk "${disk.id}": the OVF's manifest expects ${algorithm}:${hex} for ${JSON.stringify(name)}, got ${algorithm}:${actual}`,

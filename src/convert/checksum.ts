@@ -10,14 +10,16 @@ import type { HashEnd, HashTask } from './hash-worker.ts'
  */
 export async function hashWindow(
   handle: FileHandle,
-  o: { offset: number; size: number; algorithm: string; signal: AbortSignal },
+  o: { offset: number; size: number; algorithm: string; signal: AbortSignal; onBytes?(done: number): void },
 ): Promise<string> {
   o.signal.throwIfAborted()
   const stop = new Int32Array(new SharedArrayBuffer(4))
   const onAbort = (): void => void Atomics.store(stop, 0, 1)
   o.signal.addEventListener('abort', onAbort, { once: true })
+  const done = new BigInt64Array(new SharedArrayBuffer(8))
+  const timer = setInterval(() => o.onBytes?.(Number(Atomics.load(done, 0))), 250)
   try {
-    const task: HashTask = { fd: handle.fd, offset: o.offset, size: o.size, algorithm: o.algorithm, stop }
+    const task: HashTask = { fd: handle.fd, offset: o.offset, size: o.size, algorithm: o.algorithm, stop, done }
     const end = await new Promise<HashEnd>((resolve) => {
       const worker = new Worker(threadProgram('hash-worker', import.meta.url), { workerData: task, execArgv: [] })
       let last: HashEnd = { error: 'The hashing thread ended without a word.', code: undefined }
@@ -33,15 +35,22 @@ export async function hashWindow(
     if ('hex' in end) return end.hex
     throw Object.assign(new Error(end.error), end.code === undefined ? {} : { code: end.code })
   } finally {
+    clearInterval(timer)
     o.signal.removeEventListener('abort', onAbort)
   }
 }
 
 /** SHA-256 of a whole file, in hex. */
-export async function hashFile(path: string, signal: AbortSignal): Promise<string> {
+export async function hashFile(
+  path: string,
+  signal: AbortSignal,
+  onBytes?: (done: number, size: number) => void,
+): Promise<string> {
   const h = await open(path, 'r')
   try {
-    return await hashWindow(h, { offset: 0, size: (await h.stat()).size, algorithm: 'sha256', signal })
+    const { size } = await h.stat()
+    const tell = (done: number): void => onBytes?.(done, size)
+    return await hashWindow(h, { offset: 0, size, algorithm: 'sha256', signal, onBytes: tell })
   } finally {
     await h.close()
   }

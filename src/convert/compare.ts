@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto'
-import { graphBuilder, ImageError, jsonName, qemuImg } from '../images/index.ts'
+import { graphBuilder, ImageError, jsonName, progressReader, qemuImg } from '../images/index.ts'
 import type { Target } from './copy.ts'
 import type { ConvertHooks, ConvertPlan } from './types.ts'
 
@@ -16,13 +16,14 @@ export async function compareCopy(plan: ConvertPlan, hooks: ConvertHooks, t: Tar
   const size = t.disk.info.virtual_size
   const pieces = plan.validate.compare === 'full' ? [undefined] : samples(size)
   for (const [n, piece] of pieces.entries()) {
-    hooks.progress({
-      phase: 'compare',
-      message: t.disk.id,
-      bytes_done: Math.round((size * n) / pieces.length),
-      bytes_total: size,
-    })
-    await comparePiece(plan, hooks, t, piece)
+    await comparePiece(plan, hooks, t, piece, (part) =>
+      hooks.progress({
+        phase: 'compare',
+        message: t.disk.id,
+        bytes_done: Math.round((size * (n + part)) / pieces.length),
+        bytes_total: size,
+      }),
+    )
   }
   hooks.log(
     'agent',
@@ -51,18 +52,20 @@ async function comparePiece(
   hooks: ConvertHooks,
   t: Target,
   piece: Piece | undefined,
+  onPart: (part: number) => void,
 ): Promise<void> {
   const builder = graphBuilder(plan.scratch)
   try {
     const source = await t.disk.image.node(builder)
     const copy = { driver: t.format, file: { driver: 'file', filename: t.file } }
     const cut = (node: Record<string, unknown>) => (piece ? { driver: 'raw', ...piece, file: node } : node)
-    await qemuImg(['compare', '-q', jsonName(cut(source)), jsonName(cut(copy))], {
+    await qemuImg(['compare', '-p', jsonName(cut(source)), jsonName(cut(copy))], {
       cwd: plan.scratch,
       signal: hooks.signal,
       spawned: hooks.spawned,
       log: hooks.log,
       fds: builder.fds(),
+      onStdout: progressReader((percent) => onPart(percent / 100)),
       phase: 'compare',
       what: `compare ${t.file} with its source`,
     })

@@ -113,10 +113,16 @@ async function copyOne(
     outer: hooks.signal,
     phase: 'copy',
   })
+  let copied = false
   const hashes = checks.map((c) =>
-    c.run(watch.signal).then((actual) => {
-      if (actual !== c.expected) throw c.mismatch(actual)
-    }),
+    // a copy by cloning is done long before its checksum
+    c
+      .run(watch.signal, (done) => {
+        if (copied) hooks.progress({ phase: 'checksum', bytes_done: done, bytes_total: c.size, message: t.disk.id })
+      })
+      .then((actual) => {
+        if (actual !== c.expected) throw c.mismatch(actual)
+      }),
   )
   // a wrong checksum ends the copy at once; its error is thrown below
   for (const h of hashes) h.catch((e) => watch.abort(e))
@@ -135,6 +141,7 @@ async function copyOne(
   try {
     const how = await byChosenPath(plan, own, t, checks.length > 0, advance)
     await checkUnchanged(t.disk)
+    copied = true
     watch.stop() // what is left is reading our own source; a slow hash is no stalled copy
     await Promise.all(hashes)
     return how

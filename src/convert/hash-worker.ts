@@ -11,6 +11,8 @@ export interface HashTask {
   algorithm: string
   /** not 0: give up */
   stop: Int32Array<SharedArrayBuffer>
+  /** bytes that are hashed so far */
+  done: BigInt64Array<SharedArrayBuffer>
 }
 
 export type HashEnd = { hex: string } | { error: string; code: string | undefined }
@@ -27,6 +29,7 @@ function hash(t: HashTask): HashEnd {
       if (n === 0) break // shorter than it was: the hash will not match
       h.update(buffer.subarray(0, n))
       done += n
+      Atomics.store(t.done, 0, BigInt(done))
     }
     return { hex: h.digest('hex') }
   } catch (e) {

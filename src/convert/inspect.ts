@@ -150,7 +150,7 @@ async function inspectDisk(
     // where every grain is counted anyway, qemu-img need not ask for each in turn (a minute for 3 TiB)
     const map = await grainsOf(image, hooks.signal)
     const plain = map
-      ? map.total * GRAIN * 1.01 + 2 ** 20
+      ? Math.ceil(map.total * GRAIN * 1.01) + 2 ** 20
       : await measure(graph, plan.output.format === 'raw' ? 'raw' : 'qcow2', hooks)
     return {
       id: f.id,

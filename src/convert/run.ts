@@ -104,7 +104,10 @@ async function copyStage(
       hooks.progress({ phase: 'validate', message: c.disk.id })
       // raw has no structure that could be checked
       if (c.format !== 'raw') await checkImage(c.record.file, c.format, { ...hooks, cwd: plan.scratch })
-      if (plan.output.checksum) c.sha256 = await hashFile(join(plan.scratch, c.record.file), hooks.signal)
+      if (!plan.output.checksum) continue
+      c.sha256 = await hashFile(join(plan.scratch, c.record.file), hooks.signal, (bytes_done, bytes_total) =>
+        hooks.progress({ phase: 'checksum', bytes_done, bytes_total, message: c.disk.id }),
+      )
     }
   })
   await stage(report, hooks, 'describe', async () => {
