@@ -13,6 +13,7 @@ const sections: { name: string; script: string }[] = [
   { name: 'fuzz', script: 'manifest/soak.process.ts' },
   { name: 'damaged disks', script: 'convert/mutation.process.ts' },
   { name: 'guest boot', script: 'convert/boot.process.ts' },
+  { name: 'guest fixing', script: 'convert/fix.process.ts' },
 ]
 
 const words = process.argv.slice(2)

@@ -352,12 +352,7 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
     'An appliance made by libguestfs-make-fixed-appliance, instead of a kernel.',
     live,
   ),
-  'fix.virt_v2v_in_place': set<string>(
-    path,
-    undefined,
-    'The program; default: from PATH or /usr/libexec.',
-    live,
-  ),
+  'fix.virt_v2v_in_place': set<string>(path, undefined, 'The program; default: from PATH or /usr/libexec.', live),
   'fix.tmp_dir': set<string>(
     path,
     undefined,

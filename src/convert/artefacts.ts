@@ -113,7 +113,7 @@ async function read<R extends AnyRecord>(dir: string, step: Step, name: string):
 }
 
 /** Whether what this step made in that attempt may be used at all. */
-export function allows(e: Earlier, step: Step): boolean {
+function allows(e: Earlier, step: Step): boolean {
   return e.before === undefined || STEPS.indexOf(step) < STEPS.indexOf(e.before)
 }
 

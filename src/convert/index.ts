@@ -1,5 +1,5 @@
 /** Steps that turn checked sources into finished disks. Knows no spool: it gets a plan, an abort signal and callbacks. */
-export { finishedWork, STEPS, type Step, syncFile } from './artefacts.ts'
+export { finishedWork, type Step, syncFile } from './artefacts.ts'
 export type { FixPlan, GuestConfiguration, GuestToolSettings } from './fix/types.ts'
 export { convertDisks } from './run.ts'
 export type {

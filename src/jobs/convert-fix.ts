@@ -64,7 +64,7 @@ function defaults(w: Wanted, c: Record<string, unknown>): NonNullable<FixPlan['o
 }
 
 /** Undefined when nothing is to be configured. Every value was checked when the manifest was read. */
-export function guestConfiguration(c: NonNullable<ConvertManifest['configuration']>): GuestConfiguration | undefined {
+function guestConfiguration(c: NonNullable<ConvertManifest['configuration']>): GuestConfiguration | undefined {
   const h = typeof c.hostname === 'string' ? { name: c.hostname } : c.hostname
   const g: GuestConfiguration = {
     users: {

@@ -155,6 +155,13 @@ describe('order and origin', () => {
       path_map: '/a=/b',
       'libvirt.networks': 'VM Network=bridge:br0',
       'fix.fstab_mode': 'noop',
+      'fix.unavailable': 'fail',
+      'fix.accelerator': 'tcg',
+      'fix.kernel': '/x',
+      'fix.modules': '/x',
+      'fix.appliance': '/x',
+      'fix.virt_v2v_in_place': '/x',
+      'fix.tmp_dir': '/x',
       'notifications.webhook_type': 'slack',
       'notifications.webhook_url': 'https://h/x',
     }

@@ -175,7 +175,10 @@ test('options.report.enabled false writes none', async () => {
   expect(b.answers()).toEqual(['vm.qcow2', 'vm.xml'])
 })
 
-test('what this version does not do is a warning in result, report and log, not an error', async () => {
+test('what cannot be done here is a warning in result, report and log, not an error', async () => {
+  b.close()
+  // whatever this host has installed: this appliance is not there
+  b = bench({ config: { fix: { appliance: '/nowhere/appliance', virt_v2v_in_place: '/nowhere/virt-v2v-in-place' } } })
   const r = await b.run({
     disks: three().slice(0, 1),
     pipeline: {
@@ -187,14 +190,30 @@ test('what this version does not do is a warning in result, report and log, not 
     configuration: { hostname: { name: 'x' } },
     libvirt_integration: { enabled: true },
   })
-  expect(r.warnings?.map((w) => w.stage)).toEqual(['fix', 'inspect', 'fix', 'libvirt_integration'])
-  for (const w of r.warnings ?? []) {
-    expect(w.message).toMatch(/^stage-skipped: .* not done by this version\./)
-    expect(b.logs.join('')).toContain(w.message)
-  }
-  expect(b.report().warnings).toHaveLength(4)
+  expect(r.warnings?.map((w) => [w.stage, w.message])).toEqual([
+    ['libvirt_integration', expect.stringMatching(/^stage-skipped: .* not done by this version\./)],
+    ['inspect', expect.stringMatching(/^The guest was not inspected: .* (is not installed here|holds no readable)/)],
+    [
+      'fix',
+      expect.stringMatching(/^stage-skipped: the guest was not fixed, .*virt-v2v-in-place is not installed here/),
+    ],
+  ])
+  for (const w of r.warnings ?? []) expect(b.logs.join('')).toContain(w.message)
+  expect(b.report().warnings).toHaveLength(3)
+  expect(b.report().pipeline.stages.inspect.result.disks[0].guest_inspection_error).toMatch(/Install it: |holds no readable/)
   // compress: true of a pipeline beside a definition is "auto": plain
   expect(r.artifacts?.[0]?.compressed).toBe(false)
+})
+
+test('a fix that is required and cannot be done here ends the job; the copies are kept', async () => {
+  b.close()
+  b = bench({ config: { fix: { virt_v2v_in_place: '/nowhere/virt-v2v-in-place' } } })
+  const e = await b
+    .run({ disks: three().slice(0, 1), pipeline: { fix: { enabled: true, required: true } } })
+    .catch((x) => x)
+  expect(e).toMatchObject({ code: 'fix-unavailable', transient: false, phase: 'fix', kept: { steps: ['copy'] } })
+  expect(b.answers()).toEqual(['vm.report.json'])
+  expect(b.report().pipeline.stages).toMatchObject({ convert: { success: true }, fix: { success: false } })
 })
 
 test.each([

@@ -1,11 +1,11 @@
 // The parts of guest fixing that need no appliance: what tools say, what they are told, and that nothing hostile gets through.
-import { execFileSync } from 'node:child_process'
-import { chmodSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawn } from 'node:child_process'
+import { chmodSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { XMLParser } from 'fast-xml-parser'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { clearSockets } from '../../src/convert/fix/appliance.ts'
+import { clearSockets, sweep } from '../../src/convert/fix/appliance.ts'
 import { customizeArgs, quoted } from '../../src/convert/fix/customize.ts'
 import { guestInfoOf } from '../../src/convert/fix/inspector.ts'
 import { messageReader } from '../../src/convert/fix/messages.ts'
@@ -13,6 +13,7 @@ import { applianceKernel, NotPossible, parseFeatures, probeV2v } from '../../src
 import { factsOf, notOffered, sourceDomain } from '../../src/convert/fix/v2v.ts'
 import { guestPlan } from '../../src/jobs/convert-fix.ts'
 import type { ConvertManifest } from '../../src/manifest/index.ts'
+import { identify } from '../../src/process/index.ts'
 import { accepted, minimal, parse } from '../manifest/samples.ts'
 import { tempFolder } from './harness.ts'
 
@@ -366,4 +367,38 @@ test("the sockets of libguestfs that a log names are removed, and nobody else's"
   await clearSockets(log)
   expect(readdirSync('/tmp').includes('libguestfsVsTst1')).toBe(false)
   expect(readdirSync(dir)).toContain('libguestfsAbCdEf')
+})
+
+test('private folders of processes that were killed are removed, with the sockets in their logs; those of others stay', async () => {
+  const parent = join(dir, 'tmp')
+  const logs = join(dir, 'logs')
+  mkdirSync(parent)
+  mkdirSync(logs)
+  const child = spawn('sleep', ['600'], { stdio: 'ignore' })
+  const dead = identify(child.pid!)!
+  const ended = new Promise((resolve) => child.on('close', resolve))
+  child.kill('SIGKILL')
+  await ended
+  const socket = '/tmp/libguestfsVsTst2'
+  mkdirSync(socket)
+  writeFileSync(join(logs, 'virt-v2v.log'), `socket,path=${socket}/guestfsd.sock,id=channel0`)
+  const alive = identify(process.pid)!
+  for (const [name, owner] of [
+    ['vmspool-fix-dead00', dead],
+    ['vmspool-fix-alive0', alive],
+    ['vmspool-fix-away00', { ...dead, boot_id: 'another host' }],
+    ['vmspool-fix-young0', undefined],
+    ['somebody-elses', dead],
+  ] as const) {
+    mkdirSync(join(parent, name, 'cache'), { recursive: true })
+    if (owner) writeFileSync(join(parent, name, 'owner.json'), JSON.stringify({ owner, logs }))
+  }
+  await sweep(parent)
+  expect(readdirSync(parent).sort()).toEqual([
+    'somebody-elses',
+    'vmspool-fix-alive0',
+    'vmspool-fix-away00',
+    'vmspool-fix-young0',
+  ])
+  expect(existsSync(socket)).toBe(false)
 })

@@ -261,6 +261,7 @@ async function retriedFromFix(b: Bed, vmdk: string, fix: object): Promise<void> 
   const at = performance.now()
   await execa(vmspool, ['retry', '--from', 'fix', 'again', '--wait', '--root', b.dir, '--instance', b.instance], {
     env: b.env,
+    extendEnv: false,
   })
   const end = await endOf(b, 'again', HOUR)
   must(end.state === 'succeeded' && end.id !== failed.id, `the retry succeeds: ${JSON.stringify(end)}`)
@@ -272,6 +273,17 @@ async function retriedFromFix(b: Bed, vmdk: string, fix: object): Promise<void> 
   await agent.stop()
 }
 
+/** What libguestfs and we make outside the attempt's folder, and was not there before. */
+async function privateFolders(): Promise<string[]> {
+  const found: string[] = []
+  for (const parent of ['/tmp', process.env.TMPDIR ?? '/var/tmp'])
+    for (const f of await readdir(parent))
+      if (/^(libguestfs.{6}|vmspool-fix-.{6})$/.test(f)) found.push(join(parent, f))
+  return found.filter((f) => !before.has(f))
+}
+
+const before = new Set<string>()
+for (const f of await privateFolders()) before.add(f)
 await using temp = await tempDir()
 const kernel = await applianceKernel(say)
 const src = await sourceDisk(temp.path)
@@ -288,5 +300,5 @@ const fix = { kernel, unavailable: 'fail' }
   )
   await retriedFromFix(b, src.vmdk, fix)
 }
-const leftovers = (await readdir('/tmp')).filter((f) => f.startsWith('libguestfs'))
-say(`left in /tmp: ${leftovers.length === 0 ? 'nothing' : leftovers.join(' ')}`)
+const left = await privateFolders()
+must(left.length === 0, `nothing is left of the appliances: ${left}`)

@@ -35,6 +35,12 @@ export const forSoak = {
   debootstrap: 'debootstrap',
   sfdisk: 'fdisk',
   'mkfs.xfs': 'xfsprogs',
+  'virt-v2v-in-place': 'virt-v2v',
+  nbdkit: 'nbdkit',
+  'virt-customize': 'guestfs-tools',
+  guestfish: 'guestfish',
+  supermin: 'supermin',
+  depmod: 'kmod',
 }
 export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq', 'mkfs.xfs': 'xfsprogs' }
 

@@ -1,7 +1,7 @@
 /** The private surroundings in which the tools of libguestfs run: folders, kernel, accelerator, no network. */
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
-import { bootId } from '../../process/index.ts'
+import { lstat, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { identify, isAlive, isLocal, type ProcessIdentity } from '../../process/index.ts'
 import { applianceKernel, findProgram, printed } from './programs.ts'
 import type { GuestToolSettings } from './types.ts'
 
@@ -14,18 +14,26 @@ export interface Appliance {
 }
 
 const PREFIX = 'vmspool-fix-'
-const NOTE = 'private.json'
+const NOTE = 'owner.json'
+
+/** In each private folder: whose it is, so that it can be removed when that process was killed. */
+interface Note {
+  owner: ProcessIdentity
+  /** where the logs of the tools lie */
+  logs: string
+}
 
 /**
  * Makes the folders: sockets have at most 107 bytes of path, and an attempt's folder is longer than that, so they lie in the host's folder for
- * temporary files, and the attempt's folder says where. @throws {NotPossible} when the appliance cannot be built here
+ * temporary files. What killed processes left there is removed first. @throws {NotPossible} when the appliance cannot be built here
  */
-export async function openAppliance(s: GuestToolSettings, fixDir: string): Promise<Appliance> {
+export async function openAppliance(s: GuestToolSettings, logs: string): Promise<Appliance> {
   const kernel = await applianceKernel(s)
   const parent = s.tmp_dir ?? process.env.TMPDIR ?? '/var/tmp'
+  await sweep(parent)
   const dir = await mkdtemp(join(parent, PREFIX))
-  await mkdir(fixDir, { recursive: true })
-  await writeFile(join(fixDir, NOTE), JSON.stringify({ dir, boot_id: bootId() }))
+  const note: Note = { owner: identify(process.pid)!, logs }
+  await writeFile(join(dir, NOTE), JSON.stringify(note))
   const tmp = join(dir, 'tmp')
   const cache = join(dir, 'cache')
   await mkdir(tmp)
@@ -50,24 +58,33 @@ export async function openAppliance(s: GuestToolSettings, fixDir: string): Promi
     },
     async close() {
       await rm(dir, { recursive: true, force: true })
-      await rm(join(fixDir, NOTE), { force: true })
     },
   }
 }
 
 /**
- * Removes what a killed attempt left outside its own folder. Only of this boot of this host: elsewhere the path is another one's.
- * The folder of sockets that libguestfs makes for root in /tmp is named in its log.
+ * Removes folders of processes of this host that are gone, with the sockets that their tools' logs name. A folder without a note is so young
+ * that its maker has not written it yet, or not ours.
  */
-export async function clearLeftOvers(fixDir: string, logs: readonly string[]): Promise<void> {
+export async function sweep(parent: string): Promise<void> {
+  for (const name of await readdir(parent)) {
+    if (!name.startsWith(PREFIX)) continue
+    const dir = join(parent, name)
+    const mine = (await lstat(dir).catch(() => undefined))?.uid === process.geteuid?.()
+    const note = mine ? await readNote(dir) : undefined
+    if (!note || !isLocal(note.owner) || isAlive(note.owner)) continue
+    for (const f of await readdir(note.logs).catch(() => [] as string[]))
+      if (f.endsWith('.log')) await clearSockets(join(note.logs, f))
+    await rm(dir, { recursive: true, force: true })
+  }
+}
+
+async function readNote(dir: string): Promise<Note | undefined> {
   try {
-    const note = JSON.parse(await readFile(join(fixDir, NOTE), 'utf8')) as { dir?: unknown; boot_id?: unknown }
-    if (note.boot_id !== bootId() || typeof note.dir !== 'string' || !basename(note.dir).startsWith(PREFIX)) return
-    for (const log of logs) await clearSockets(log)
-    await rm(note.dir, { recursive: true, force: true })
-    await rm(join(fixDir, NOTE), { force: true })
-  } catch (e) {
-    if (!(e instanceof SyntaxError) && (e as NodeJS.ErrnoException).code !== 'ENOENT') throw e
+    const note = JSON.parse(await readFile(join(dir, NOTE), 'utf8')) as Partial<Note>
+    return note.owner && typeof note.logs === 'string' ? (note as Note) : undefined
+  } catch {
+    return undefined
   }
 }
 
@@ -82,7 +99,7 @@ export async function clearSockets(log: string): Promise<void> {
  * libguestfs falls back from KVM only where /dev/kvm cannot be opened. Where it can and virtual CPUs do not start (seen inside VMs, as an
  * assertion of QEMU), the appliance dies; so a machine with the same CPU model is started first.
  */
-export async function chooseAccelerator(want: GuestToolSettings['accelerator']): Promise<'kvm' | 'tcg'> {
+async function chooseAccelerator(want: GuestToolSettings['accelerator']): Promise<'kvm' | 'tcg'> {
   if (want !== 'auto') return want
   const program =
     (await findProgram(process.arch === 'arm64' ? 'qemu-system-aarch64' : 'qemu-system-x86_64')) ??

@@ -36,10 +36,11 @@ export async function inspectGuest(
     if (await mergeState(plan, c))
       return { error: 'The disks are merged with their fix already, and what they held before was not recorded.' }
   const dir = join(plan.scratch, 'guest-info')
+  const logs = plan.logs_dir ?? dir
   try {
     const program = await needTool('virt-inspector')
     await mkdir(dir, { recursive: true })
-    const appliance = await openAppliance(toolSettings(plan), dir)
+    const appliance = await openAppliance(toolSettings(plan), logs)
     try {
       const files = disks.map((d) => ({ path: join(plan.scratch, d.record.file), format: d.format }))
       const { stdout } = await runGuestTool([program, ...addDisks(files), '--no-applications', '--no-icon'], {
@@ -48,7 +49,7 @@ export async function inspectGuest(
         appliance,
         cwd: dir,
         outputs: [],
-        log: join(plan.logs_dir ?? dir, 'virt-inspector.log'),
+        log: join(logs, 'virt-inspector.log'),
         phase: 'guest-info',
         what: 'look into the disks',
         data: true,

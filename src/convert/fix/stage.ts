@@ -6,7 +6,7 @@ import { adoptStep, readStep, recordStep, type StepRecord } from '../artefacts.t
 import type { DiskCopy } from '../copy.ts'
 import { requireSpace } from '../space.ts'
 import type { ConvertHooks, ConvertPlan } from '../types.ts'
-import { type Appliance, clearLeftOvers, openAppliance } from './appliance.ts'
+import { type Appliance, openAppliance } from './appliance.ts'
 import { customizeArgs } from './customize.ts'
 import { addDisks, onePerDisk } from './inspector.ts'
 import { needTool, NotPossible, printed, probeV2v } from './programs.ts'
@@ -135,7 +135,7 @@ async function runFix(
   const settings = toolSettings(plan)
   const dir = join(plan.scratch, FOLDER)
   await rm(dir, { recursive: true, force: true })
-  for (const e of plan.earlier) if (e.dead) await clearLeftOvers(join(e.dir, FOLDER), await logsIn(join(e.dir, FOLDER)))
+  await mkdir(dir)
   const v2v = fix.options ? await probeV2v(settings) : undefined
   const customize = fix.configuration ? await needTool('virt-customize') : undefined
   const cat = fix.options?.print_fstab ? await needTool('virt-cat') : undefined
@@ -219,7 +219,6 @@ function runner(o: {
 
 async function makeOverlays(hooks: ConvertHooks, disks: readonly DiskCopy[], dir: string): Promise<Overlay[]> {
   const out: Overlay[] = []
-  await mkdir(dir, { recursive: true })
   for (const copy of disks) {
     const name = overlayName(copy)
     // relative, so that the chain holds wherever a later attempt moves both

@@ -33,7 +33,7 @@ function letters(i: number): string {
   return (i >= 26 ? letters(Math.floor(i / 26) - 1) : '') + String.fromCharCode(97 + (i % 26))
 }
 
-export function escapeXml(text: string): string {
+function escapeXml(text: string): string {
   return text.replace(/[<>&"']/g, (c) => `&#${c.charCodeAt(0)};`)
 }
 
@@ -109,5 +109,9 @@ function factOf(line: string, f: V2vFacts): void {
   if (bus?.[1] === 'block') f.block_bus = bus[2]!.toLowerCase()
   if (bus?.[1] === 'net') f.net_bus = bus[2]!.toLowerCase()
   const product = /^i_(distro|product_name)\s*=\s*(.+)$/.exec(line)
-  if (product) f.guest = [f.guest, product[2]!.trim().slice(0, 100)].filter((x) => x !== undefined).join(' ').slice(0, 200)
+  if (product)
+    f.guest = [f.guest, product[2]!.trim().slice(0, 100)]
+      .filter((x) => x !== undefined)
+      .join(' ')
+      .slice(0, 200)
 }

@@ -135,5 +135,3 @@ export const configuration = z
     network: z.looseObject({ files: z.array(networkFile).max(64).optional() }).optional(),
   })
   .meta({ description: 'What is changed inside the guest (virt-customize).' })
-
-export type Configuration = z.output<typeof configuration>
