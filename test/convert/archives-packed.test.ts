@@ -1,5 +1,5 @@
 /** gzip around OVAs and disks: unpacked once into a file of our own, bounded, checked, and gone at the end. */
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -229,6 +229,20 @@ describe('unpacked once', () => {
     const { c, more } = later(dead)
     await c.run({ disks: [disk(path, 'vmdk')] }, more)
     expect(c.logs.join('')).toMatch(dead ? /unpack 0.vmdk: took over.*moved/ : /unpack 0.vmdk: took over.*copied/)
+    assertSame(join(dir, 'raw'), 'raw', join(c.answerDir, 'vm.qcow2'), 'qcow2')
+  })
+
+  test.each([
+    ['inspect', /unpack 0.vmdk: \d+ bytes of .* unpacked in/],
+    ['copy', /unpack 0.vmdk: took over.*moved/],
+  ])('killed in %s', async (phase, says) => {
+    const path = put('d.vmdk.gz', gzipSync(vmdk))
+    const worker = join(import.meta.dirname, 'unpack.worker.process.ts')
+    expect(spawnSync(process.execPath, [worker, b.dir, path, phase], { stdio: 'pipe' }).signal).toBe('SIGKILL')
+    const { c, more } = later(true)
+    await c.run({ disks: [disk(path, 'vmdk')] }, more)
+    expect(c.logs.join('')).toMatch(says)
+    expect(c.logs.join('').match(/^unpack/gm)).toHaveLength(1)
     assertSame(join(dir, 'raw'), 'raw', join(c.answerDir, 'vm.qcow2'), 'qcow2')
   })
 
