@@ -5,7 +5,7 @@ import { bootDiskIndex, type ConvertManifest } from '../manifest/index.ts'
 import { type ConvertSettings, settingsOf } from './convert-settings.ts'
 import { guestPlan } from './convert-fix.ts'
 import { vmWords } from './convert-vm.ts'
-import { type JobContext, JobError } from './types.ts'
+import { COMMAND_LINE, type JobContext, JobError } from './types.ts'
 
 /** Notes on what the manifest asks for and will not get; `warnings` go into the result, `notes` into the log. */
 export interface PlanNotes {
@@ -19,7 +19,7 @@ export async function planConversion(
   c: JobContext<ConvertManifest>,
 ): Promise<{ plan: ConvertPlan } & PlanNotes> {
   const s = settingsOf(c.config)
-  const said: PlanNotes = { warnings: notDone(m), notes: [] }
+  const said: PlanNotes = { warnings: [...notDone(m), ...notVerified(m, c)], notes: [] }
   const format = m.output?.format ?? s.format
   const boot = bootDiskIndex(m)
   if (m.output?.directory !== undefined || m.output?.filename !== undefined) {
@@ -112,6 +112,17 @@ function notDone(m: ConvertManifest): PlanNotes['warnings'] {
       'Define it by hand, e.g. with virt-install --import.',
     )
   return out
+}
+
+/** An archive brings sums of its own, and says so itself when it does not; a disk that was dropped or named by hand has nobody to state one. */
+function notVerified(m: ConvertManifest, c: JobContext<ConvertManifest>): PlanNotes['warnings'] {
+  if (c.payloadDir !== undefined || c.drop.file === COMMAND_LINE) return []
+  return m.disks
+    .filter((d) => d.checksum === undefined && d.source_format !== 'ova' && d.source_format !== 'ovf')
+    .map((d) => ({
+      stage: 'load_manifest',
+      message: `The manifest states no checksum for disk "${d.id}", so damage on its way here cannot be noticed.`,
+    }))
 }
 
 /** Attempts of this job, the latest first, then what a failed job that this one repeats has kept. */

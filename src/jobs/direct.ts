@@ -7,7 +7,14 @@ import { syncFile } from '../convert/index.ts'
 import { answerNameOf, type ConvertManifest } from '../manifest/index.ts'
 import { identify, isAlive, isLocal, type ProcessIdentity } from '../process/index.ts'
 import { convert } from './convert.ts'
-import { type EarlierAttempt, type JobContext, JobError, type JobOutcome, type JobProgress } from './types.ts'
+import {
+  COMMAND_LINE,
+  type EarlierAttempt,
+  type JobContext,
+  JobError,
+  type JobOutcome,
+  type JobProgress,
+} from './types.ts'
 
 /** A conversion without an agent and without a spool. */
 export interface DirectOptions {
@@ -62,7 +69,7 @@ export async function convertDirectly(o: DirectOptions): Promise<DirectResult> {
       owner: `direct-${process.pid}`,
       manifest,
       drop: {
-        file: 'command line',
+        file: COMMAND_LINE,
         uid: process.geteuid?.() ?? 0,
         gid: process.getegid?.() ?? 0,
         at: new Date().toISOString(),

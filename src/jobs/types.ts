@@ -31,6 +31,9 @@ export interface JobDrop {
   [more: string]: unknown
 }
 
+/** {@link JobDrop.file} of what nobody dropped: `vmspool convert` made it up */
+export const COMMAND_LINE = 'command line'
+
 /** Why a running job is asked to stop; it is the `reason` of {@link JobContext.signal}. */
 export interface AbortReason {
   kind: 'cancel' | 'drain' | 'timeout' | 'fenced' | 'stalled'

@@ -22,7 +22,7 @@ beforeEach(() => {
 afterEach(() => b.close())
 
 const three = (more: Record<string, unknown>[] = [{}, {}, {}]) =>
-  more.map((m, i) => ({ id: `disk-${i}`, source_format: 'raw', local_path: raw(i), ...m }))
+  more.map((m, i) => ({ id: `disk-${i}`, source_format: 'raw', local_path: raw(i), checksum: sum(i), ...m }))
 const sum = (i: number) =>
   `sha256:${createHash('sha256')
     .update(readFileSync(raw(i)))
@@ -106,6 +106,17 @@ test('checksums: right ones are verified, a wrong one publishes nothing', async 
   } finally {
     c.close()
   }
+})
+
+test('a checksum that the manifest leaves out is a warning', async () => {
+  const r = await b.run({ disks: three([{}, { checksum: undefined }]) })
+  expect(r.warnings).toEqual([
+    expect.objectContaining({
+      stage: 'load_manifest',
+      message: 'The manifest states no checksum for disk "disk-1", so damage on its way here cannot be noticed.',
+    }),
+  ])
+  expect(b.report().disks.map((d: { checksum_verified: boolean }) => d.checksum_verified)).toEqual([true, false])
 })
 
 test('a size that differs is a warning', async () => {
@@ -200,7 +211,9 @@ test('what cannot be done here is a warning in result, report and log, not an er
   ])
   for (const w of r.warnings ?? []) expect(b.logs.join('')).toContain(w.message)
   expect(b.report().warnings).toHaveLength(3)
-  expect(b.report().pipeline.stages.inspect.result.disks[0].guest_inspection_error).toMatch(/Install it: |holds no readable/)
+  expect(b.report().pipeline.stages.inspect.result.disks[0].guest_inspection_error).toMatch(
+    /Install it: |holds no readable/,
+  )
   // compress: true of a pipeline beside a definition is "auto": plain
   expect(r.artifacts?.[0]?.compressed).toBe(false)
 })
