@@ -43,10 +43,15 @@ export async function childRecord(
   const base = { schema: 1 as const, id: job, drop, parent: { id: c.id, vm: vm.id } }
   const plain = ownName(m, vm, job)
   const { outcome } = read
+  /** Another VM of that name. Its own counts for nothing: it may have been tried before. */
+  const otherOf = (name: string): string | undefined => {
+    const id = o.taken.get(name)
+    return id === vm.id ? undefined : id
+  }
   const rejected = (diagnostics: Diagnostic[], message: string, answer = plain): JobRecord => ({
     ...base,
     kind: 'convert',
-    answer: safeName(answer) && !o.taken.has(answer) && !answer.endsWith(batchSuffix) ? answer : plain,
+    answer: safeName(answer) && otherOf(answer) === undefined && !answer.endsWith(batchSuffix) ? answer : plain,
     manifest: { kind: 'convert', priority: m.priority } as unknown as Manifest,
     diagnostics,
     rejected: { message: message.slice(0, 16_384) },
@@ -69,7 +74,7 @@ export async function childRecord(
       `The manifest of "${vm.id}" (${read.file}) is a batch itself; batches do not nest. Drop it by itself.`,
     )
   const answer = hasName(manifest) ? (answerNameOf(manifest) ?? plain) : plain
-  const other = o.taken.get(answer)
+  const other = otherOf(answer)
   if (other !== undefined)
     return rejected(
       diagnostics,

@@ -58,23 +58,26 @@ export async function retain(s: Spool, r: Retention): Promise<number> {
  * a batch its name does not say; no other job's id begins like a child's.
  */
 function childrenNeeded(s: Spool): (id: string) => Promise<boolean> {
-  let prefixes: Promise<Set<string>> | undefined
+  let open: Promise<Map<string, string[]>> | undefined
   return async (id) => {
-    prefixes ??= openFamilies(s)
-    return (await prefixes).has(id.slice(0, 22))
+    open ??= openJobs(s)
+    return (await open).get(id.slice(0, 10))?.some((parent) => id.startsWith(childPrefix(parent))) === true
   }
 }
 
-/** What the children's ids of all jobs that are not over begin with. Twice: a job that moved back while we looked is in the second. */
-async function openFamilies(s: Spool): Promise<Set<string>> {
-  const out = new Set<string>()
+/** The jobs that are not over, by their time, which a child shares. Twice: one that moved back while we looked is in the second. */
+async function openJobs(s: Spool): Promise<Map<string, string[]>> {
+  const out = new Map<string, string[]>()
   for (let pass = 0; pass < 2; pass++) {
     const dirs = [s.layout.held, s.layout.new, s.layout.committed]
     for (const owner of await namesIn(s, s.layout.claimed)) dirs.push(join(s.layout.claimed, owner))
     for (const dir of dirs) {
       for (const file of await namesIn(s, dir)) {
         const id = /^(?:\d{13}-)?\d-([0-9A-HJKMNP-TV-Z]{26})-/.exec(file)?.[1]
-        if (id !== undefined) out.add(childPrefix(id))
+        if (id === undefined) continue
+        const same = out.get(id.slice(0, 10))
+        if (same) same.push(id)
+        else out.set(id.slice(0, 10), [id])
       }
     }
   }

@@ -15,6 +15,7 @@ import {
   heartbeat,
   type IntakeOptions,
   type JobName,
+  type JobRecord,
   keptAttempts,
   makePlan,
   openClaim,
@@ -90,6 +91,9 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
     const self = () => ({ host: name, boot_id: `boot-${name}`, pidns: 1, pid: number, start_ticks: number })
     const running = new Map<string, { stop: boolean }>()
     const children = nursery()
+    /** batches that are being claimed to be cancelled */
+    const reserved = new Set<string>()
+    const inHand = (id: string): boolean => reserved.has(id) || [...running.keys()].some((file) => file.includes(id))
     while (!s.owner) {
       try {
         await startOwner(s, { self: self() })
@@ -149,7 +153,8 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
     const schedule = loop(async () => {
       await plan.refresh()
       const next = plan.next()
-      if (!next || !s.owner) return
+      // As the scheduler: what this process has in hand it does not claim again, however old the plan is.
+      if (!next || !s.owner || inHand(next.id)) return
       await work(next, async () => {
         const result = await claim(s, next)
         if (result.state === 'lane-busy') plan.block(next)
@@ -166,7 +171,7 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
           return
         }
         // What the folder says we own and nobody here works on: a claim whose reply was lost.
-        const forgotten = beat.owned.filter((n) => !running.has(n.file) && !before.has(n.file))
+        const forgotten = beat.owned.filter((n) => !inHand(n.id) && !before.has(n.file))
         if (forgotten.length > 0) {
           const name = r.pick(forgotten)
           await work(name, () => openClaim(s, name))
@@ -177,9 +182,14 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
       if (r.chance(0.3)) await promoteDue(s)
       if (r.chance(0.3))
         await processCancels(s, {
-          decide: (record) => (childCount(record) > 0 && !record.rejected ? 'run' : 'commit'),
+          decide({ id, rejected, ...record }) {
+            if (inHand(id)) return 'leave'
+            if (rejected || childCount(record as JobRecord) === 0) return 'commit'
+            reserved.add(id)
+            return 'run'
+          },
           run: (c) => void work(c.name, async () => c),
-        })
+        }).finally(() => reserved.clear())
       if (r.chance(0.1)) await tidyOld(s)
       if (r.chance(0.02)) await retain(s, { done_ms: 86_400_000, failed_ms: 86_400_000, superseded_ms: 86_400_000 })
       if (!world.calm && r.chance(0.01) && running.size === 0) {
