@@ -233,6 +233,23 @@ test('several machines, and references that mean two things, are refused', () =>
   )
 })
 
+test('names as exporters write them, and text that is cut off', () => {
+  const named = (name: string) =>
+    `\uFEFF<Envelope>${references('a.vmdk')}<DiskSection>${disk(1)}</DiskSection><VirtualSystem><Name>${name}</Name></VirtualSystem></Envelope>`
+      .replaceAll('ovf:', '')
+      .trim()
+  for (const [written, read] of [
+    ['R&D &amp; Q&A', 'R&D & Q&A'],
+    ['&lt;b&gt; &#38; &#xfc;', '<b> & ü'],
+    ['&unknown; &', '&unknown; &'],
+    ['<![CDATA[a<b]]>', 'a<b'],
+    ['Überwachung 監視', 'Überwachung 監視'],
+  ] as const)
+    expect(parseOvf(named(written)).name, written).toBe(read)
+  const whole = named('n')
+  for (let at = 0; at < whole.length; at += 7) expect(() => parseOvf(whole.slice(0, at)), `${at}`).toThrow('The OVF')
+})
+
 test('a reference to one disk twice attaches it once', () => {
   const twice = [1, 2].map((id) =>
     item({ AddressOnParent: id, HostResource: 'ovf:/disk/vmdisk1', InstanceID: id, ResourceType: 17 }),

@@ -83,9 +83,17 @@ export function parseOvf(text: string): Ovf {
   }
 }
 
-function readEnvelope(written: string): Node {
-  const text = written.replace(/^\uFEFF/, '')
+function checkLength(text: string): void {
   if (text.length > MAX_OVF_BYTES) throw bad(`has ${text.length} characters; at most ${MAX_OVF_BYTES} are read`)
+}
+
+function readEnvelope(written: string): Node {
+  checkLength(written)
+  // some exporters write names as they are: "R&D"
+  const text = written
+    .replace(/^\uFEFF/, '')
+    .replace(/&(?!(?:amp|lt|gt|quot|apos|#\d{1,7}|#x[0-9a-f]{1,6});)/gi, '&amp;')
+  checkLength(text)
   // an OVF needs no document type, and every entity attack begins with one
   if (/<!DOCTYPE|<!ENTITY/i.test(text)) throw bad('declares a document type or entities, which are not read')
   // the reader takes what was cut off for an OVF with fewer disks
@@ -100,6 +108,7 @@ function readEnvelope(written: string): Node {
       parseTagValue: false,
       parseAttributeValue: false,
       processEntities: true, // the five of XML; there is no DTD that could define more
+      htmlEntities: true, // and numeric ones: &#252;
       maxNestedTags: 100,
     }).parse(text) as Node
   } catch (e) {
