@@ -7,20 +7,10 @@ import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promis
 import { basename, dirname, join } from 'node:path'
 import { identityOf } from './identity.ts'
 import { copySparsely, type CopyHooks } from './sparse-copy.ts'
-import type { CopyHow } from './types.ts'
+import type { CopyHow, Earlier, Step } from './types.ts'
 
 /** The steps whose artefacts are recorded, in their order. */
-export const STEPS = ['unpack', 'copy', 'guest-info', 'fix', 'merge'] as const
-export type Step = (typeof STEPS)[number]
-
-/** An attempt that came before this one. */
-export interface Earlier {
-  dir: string
-  /** nobody writes there any more: what lies there may be moved, else only be copied */
-  dead: boolean
-  /** take over what was made before this step only (`vmspool retry --from`) */
-  before?: Step
-}
+const STEPS: readonly Step[] = ['unpack', 'copy', 'guest-info', 'fix', 'merge']
 
 export interface StepRecord {
   schema: 1

@@ -1,6 +1,7 @@
 /** Steps that turn checked sources into finished disks. Knows no spool: it gets a plan, an abort signal and callbacks. */
-export { finishedWork, type Step, syncFile } from './artefacts.ts'
+export { finishedWork, syncFile } from './artefacts.ts'
 export type { FixPlan, GuestConfiguration, GuestToolSettings } from './fix/types.ts'
+export { fixingPossible } from './fix/index.ts'
 export { convertDisks } from './run.ts'
 export type {
   ConvertPlan,
@@ -8,5 +9,6 @@ export type {
   CopyPath,
   OutputFormat,
   StageWarning,
+  Step,
 } from './types.ts'
 export type { VmWords } from './domain/index.ts'

@@ -1,6 +1,5 @@
 import type { SourceFormat, Submitter } from '../images/index.ts'
 import type { ProcessIdentity } from '../process/index.ts'
-import type { Earlier } from './artefacts.ts'
 import type { VmWords } from './domain/index.ts'
 import type { FixPlan, FixReport, GuestInfo, GuestToolSettings } from './fix/types.ts'
 
@@ -21,6 +20,18 @@ export interface PlannedDisk {
 }
 
 export type OutputFormat = 'qcow2' | 'raw' | 'vdi'
+
+/** A step whose artefacts are recorded. */
+export type Step = 'unpack' | 'copy' | 'guest-info' | 'fix' | 'merge'
+
+/** An attempt that came before this one. */
+export interface Earlier {
+  dir: string
+  /** nobody writes there any more: what lies there may be moved, else only be copied */
+  dead: boolean
+  /** take over what was made before this step only (`vmspool retry --from`) */
+  before?: Step
+}
 
 /** What is to be made of which files. Paths are absolute; sizes bytes, times milliseconds. */
 export interface ConvertPlan {

@@ -14,10 +14,7 @@ export function guestPlan(
   const options = wanted?.enabled ? { ...asked(wanted), ...defaults(wanted, c) } : undefined
   const configuration = m.configuration ? guestConfiguration(m.configuration) : undefined
   const guest_info = m.pipeline?.inspect?.collect_guest_info === true
-  const guest_tools: GuestToolSettings = {
-    accelerator: (c.accelerator as GuestToolSettings['accelerator'] | undefined) ?? 'auto',
-    ...texts(c, ['kernel', 'modules', 'appliance', 'virt_v2v_in_place', 'tmp_dir']),
-  }
+  const guest_tools = guestTools(config)
   if (!options && !configuration) return guest_info ? { guest_info, guest_tools } : {}
   const machine: FixPlan['machine'] = {
     firmware: m.vm?.firmware === 'uefi' ? 'uefi' : 'bios',
@@ -35,6 +32,15 @@ export function guestPlan(
       unavailable: wanted?.required ? 'fail' : c.unavailable === 'fail' && wanted?.required !== false ? 'fail' : 'skip',
       machine,
     },
+  }
+}
+
+/** How the configuration says that the tools of libguestfs are found and run. */
+export function guestTools(config: unknown): GuestToolSettings {
+  const c = section(section(config).fix)
+  return {
+    accelerator: (c.accelerator as GuestToolSettings['accelerator'] | undefined) ?? 'auto',
+    ...texts(c, ['kernel', 'modules', 'appliance', 'virt_v2v_in_place', 'tmp_dir']),
   }
 }
 

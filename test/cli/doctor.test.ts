@@ -27,6 +27,7 @@ test('every check reports, nothing is left behind, and the exit code follows the
     'open-files',
     'clock',
     'configuration',
+    'guest-fixing',
     'spool',
     'mount of queue',
     'reflink',

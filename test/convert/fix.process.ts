@@ -1,6 +1,7 @@
 // The long proof of guest fixing: a real Debian 12 is fixed by virt-v2v and configured by virt-customize while its agent is killed in every
 // step; no finished step runs twice, the result is what the copy and the overlay say, and it boots. Then a failed fix is retried.
-import { cp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { existsSync, statSync } from 'node:fs'
+import { cp, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import { endGroup, type ProcessIdentity } from '../../src/process/index.ts'
@@ -13,6 +14,7 @@ import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
 
 const HOUR = 3_600_000
+const ORDER = ['inspect', 'copy', 'guest-info', 'fix', 'merge', 'validate', 'describe', 'collect']
 const KEY = `ssh-ed25519 ${'A'.repeat(68)} ops@example.org`
 const started = performance.now()
 const say = (line: string) =>
@@ -65,19 +67,14 @@ const configuration = {
   },
 }
 
-interface Seen {
-  id: string
-  phase: string
-}
-
-/** Kills the agent as soon as the job is where `now` wants it; says where it was. */
+/** Kills the agent as soon as the job is where `now` wants it; says which attempt that was. */
 async function killWhen(
   b: Bed,
   agent: RunningAgent,
   name: string,
   what: string,
   now: (s: Status) => boolean | Promise<boolean>,
-): Promise<Seen> {
+): Promise<{ id: string; epoch: number }> {
   let last: Status | undefined
   await until(
     `${name} is in ${what}`,
@@ -90,7 +87,38 @@ async function killWhen(
     { deadline_ms: HOUR, every_ms: 2, also: agent.output },
   )
   await agent.kill()
-  return { id: last!.id, phase: String(last!.phase) }
+  return { id: last!.id, epoch: last!.epoch! }
+}
+
+interface Gate {
+  path: string
+  close(words: string): Promise<void>
+  open(): Promise<void>
+}
+
+/**
+ * A qemu-img in front of the real one that waits, before a call that begins with these words, for as long as the gate is closed: inspect and
+ * validate take a tenth of a second otherwise, and could not be met.
+ */
+
+async function gated(dir: string): Promise<Gate> {
+  const bin = join(dir, 'bin')
+  const gate = join(dir, 'gate')
+  await mkdir(bin)
+  const real = (await execa('which', ['qemu-img'])).stdout
+  const script = `#!/bin/sh
+while [ -e ${gate} ]; do
+  words=$(cat ${gate} 2>/dev/null) || break
+  case "$*" in "$words"*) sleep 0.05 ;; *) break ;; esac
+done
+exec ${real} "$@"
+`
+  await writeFile(join(bin, 'qemu-img'), script, { mode: 0o755 })
+  return {
+    path: `${bin}:${process.env.PATH}`,
+    close: (words) => writeFile(gate, words),
+    open: () => rm(gate, { force: true }),
+  }
 }
 
 /** The folder of the latest attempt. */
@@ -114,7 +142,7 @@ function stepsIn(log: string): Record<string, { ran: number; taken: number }> {
   return out
 }
 
-async function killedInEveryStep(b: Bed, src: { vmdk: string; raw: string }, dir: string): Promise<string> {
+async function killedInEveryStep(b: Bed, gate: Gate, src: { vmdk: string; raw: string }, dir: string): Promise<string> {
   const job = manifest('web', src.vmdk, {
     pipeline: {
       inspect: { collect_guest_info: true },
@@ -123,58 +151,92 @@ async function killedInEveryStep(b: Bed, src: { vmdk: string; raw: string }, dir
     configuration,
     output: { checksum: true },
   })
+  await gate.close('info')
   let agent = await b.start()
   await drop(b, job)
   let expected: string | undefined
-  const merging = async (id: string): Promise<boolean> => {
-    const at = await attemptOf(b, id)
-    const record = await readJson<{ started?: true }>(join(at, 'artefacts/merge-system.qcow2.json')).catch(
-      () => undefined,
-    )
-    return record?.started === true
-  }
-  const moments: [string, (s: Status) => boolean | Promise<boolean>][] = [
-    ['inspect', (s) => s.phase === 'inspect'],
-    ['copy', (s) => s.phase === 'copy'],
-    ['guest-info', (s) => s.phase === 'guest-info'],
-    ['fix', (s) => s.phase === 'fix' && /Converting|KVM/.test(JSON.stringify(s.progress ?? ''))],
-    ['merge', async (s) => s.phase === 'merge' && (await merging(s.id))],
-    ['validate', (s) => s.phase === 'validate'],
-    [
-      'collect',
-      async (s) =>
-        readdir(join(await attemptOf(b, s.id), 'answer')).then(
-          (f) => f.includes('web.qcow2'),
-          () => false,
-        ),
-    ],
-  ]
   let id = ''
-  for (const [what, when] of moments) {
+  let epoch = -1
+  /** Kills in a step and starts the next agent; between the two `look` sees what was left. */
+  const killIn = async (
+    what: string,
+    now: (s: Status) => boolean | Promise<boolean>,
+    look?: (attempt: string) => Promise<void>,
+  ): Promise<void> => {
     const at = performance.now()
-    const seen = await killWhen(b, agent, 'web', what, when)
-    id = seen.id
-    say(`killed in ${what} (its status said ${seen.phase}) after ${Math.round((performance.now() - at) / 1000)} s`)
+    const killed = await killWhen(b, agent, 'web', what, async (s) => {
+      if (s.epoch! <= epoch) return false // what the attempt before has left
+      if (ORDER.indexOf(String(s.phase)) > ORDER.indexOf(what)) throw new Error(`${what} went by: it is in ${s.phase}.`)
+      return s.phase === what && (await now(s))
+    })
+    id = killed.id
+    epoch = killed.epoch
+    say(`killed in ${what} after ${Math.round((performance.now() - at) / 1000)} s`)
     const attempt = await attemptOf(b, id)
-    if (what === 'fix') {
+    // what it had started lives on until the next agent comes; here nothing may change any more
+    const children = await readJson<{ groups: ProcessIdentity[] }>(join(attempt, 'children.json'))
+    for (const g of children?.groups ?? []) await endGroup(g, 0)
+    await look?.(attempt)
+  }
+  await killIn('inspect', () => true)
+  await gate.open()
+  agent = await b.start()
+  await killIn('copy', () => true)
+  agent = await b.start()
+  await killIn('guest-info', () => true)
+  agent = await b.start()
+  await killIn(
+    'fix',
+    (s) => JSON.stringify(s.progress ?? '').includes('to run on KVM'),
+    async (attempt) => {
       await execa('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', join(attempt, 'copy/system.qcow2'), src.raw])
       say('the copy under the fix that was broken off is the source, byte for byte')
-    }
-    if (what === 'merge') {
-      // The merge may be anywhere; the overlay decides every cluster that it touches, so this is what must come out.
+    },
+  )
+  await gate.close('commit')
+  agent = await b.start()
+  await killIn(
+    'merge',
+    async (s) => {
+      const copy = join(await attemptOf(b, s.id), 'copy/system.qcow2')
+      const before = statSync(copy).mtimeMs
+      await gate.open()
+      await until('qemu-img writes into the copy', () => statSync(copy).mtimeMs !== before, { every_ms: 1 })
+      return true
+    },
+    async (attempt) => {
+      // The copy is the source, so this is what must come out.
+      const overlay = join(dir, 'overlay.qcow2')
+      await cp(join(attempt, 'fix/system.qcow2'), overlay)
+      const backing = { driver: 'raw', file: { driver: 'file', filename: src.raw } }
+      const node = { driver: 'qcow2', file: { driver: 'file', filename: overlay }, backing }
       expected = join(dir, 'expected.raw')
-      const copies = [join(dir, 'half.qcow2'), join(dir, 'overlay.qcow2')] as const
-      const children = await readJson<{ groups: ProcessIdentity[] }>(join(attempt, 'children.json'))
-      for (const g of children?.groups ?? []) await endGroup(g, 0)
-      await cp(join(attempt, 'copy/system.qcow2'), copies[0])
-      await cp(join(attempt, 'fix/system.qcow2'), copies[1])
-      const backing = { driver: 'qcow2', file: { driver: 'file', filename: copies[0] } }
-      const node = { driver: 'qcow2', file: { driver: 'file', filename: copies[1] }, backing }
       await execa('qemu-img', ['convert', '-O', 'raw', `json:${JSON.stringify(node)}`, expected])
-      say(`the overlay has ${((await stat(copies[1])).size / 2 ** 20).toFixed(0)} MiB`)
-    }
+      say(`the overlay has ${((await stat(overlay)).size / 2 ** 20).toFixed(0)} MiB`)
+    },
+  )
+  await gate.close('check --output')
+  agent = await b.start()
+  await killIn('validate', () => true)
+  agent = await b.start()
+  await until(
+    'it is validated again',
+    async () => {
+      const s = await statusOf(b, 'web')
+      return s && s.epoch! > epoch && s.phase === 'validate'
+    },
+    { deadline_ms: HOUR },
+  )
+  const answer = join(await attemptOf(b, id), 'answer')
+  await gate.open()
+  const sought = performance.now()
+  // without a turn of the event loop: between the last rename and the commit lie milliseconds
+  while (!existsSync(join(answer, 'web.qcow2')) && existsSync(answer) && performance.now() - sought < 600_000);
+  if (existsSync(join(answer, 'web.qcow2'))) {
+    await agent.kill()
+    say('killed when everything was collected, before the commit')
     agent = await b.start()
-  }
+  } else say('it had committed before it could be killed after collect')
   const end = await endOf(b, 'web', HOUR)
   must(end.state === 'succeeded', `the job succeeds, but ${JSON.stringify(end)}`)
   const log = await readFile(join(b.layout.outputJobs, id, 'log'), 'utf8')
@@ -290,8 +352,10 @@ const src = await sourceDisk(temp.path)
 say(`source: ${((await stat(src.vmdk)).size / 2 ** 20).toFixed(0)} MiB streamOptimized VMDK`)
 const fix = { kernel, unavailable: 'fail' }
 {
+  const gate = await gated(temp.path)
   await using b = await bed(temp.path, { fix, timeouts: { kill_grace: '1s' }, convert: { no_progress_timeout: '15m' } })
-  const image = await killedInEveryStep(b, src, temp.path)
+  b.env.PATH = gate.path
+  const image = await killedInEveryStep(b, gate, src, temp.path)
   await lookInside(b, image, kernel, temp.path)
   const at = performance.now()
   const said = await bootUntil({ path: image, format: 'qcow2' }, { until: /fixed-guest login:/ })

@@ -11,7 +11,7 @@ interface Options extends SpoolOptions {
 export default function define(): Command {
   return spoolOptions(new Command('doctor'))
     .description(
-      'Check this host: tools and versions, KVM (really tried), libvirt, the spool with its permissions, filesystem and mount options, reflink (really tried), inotify, clock; and say how to fix what is wrong.',
+      'Check this host: tools and versions, KVM (really tried), libvirt, whether guests can be fixed, the spool with its permissions, filesystem and mount options, reflink (really tried), inotify, clock; and say how to fix what is wrong.',
     )
     .addOption(formatOption(['table', 'json', 'yaml', 'name']))
     .addHelpText(
@@ -69,10 +69,12 @@ async function examine(o: Options): Promise<Finding[]> {
 async function spoolFindings(o: Options): Promise<Finding[]> {
   const { locate } = await import('../../client/place.ts')
   const { checkSpool } = await import('../doctor/spool.ts')
+  const { checkFixing } = await import('../doctor/fixing.ts')
   try {
     const place = await locate(o)
     return [
       { check: 'configuration', state: 'ok', detail: `instance "${place.instance}"` },
+      await checkFixing(place.config),
       ...(await checkSpool(place)),
     ]
   } catch (error) {
@@ -84,6 +86,7 @@ async function spoolFindings(o: Options): Promise<Finding[]> {
         detail: message,
         fix: 'Correct it; `vmspool config` names every error with its place.',
       },
+      await checkFixing(undefined),
     ]
   }
 }

@@ -29,7 +29,7 @@ function versionIn(text: string): number[] {
 }
 
 export async function checkTools(): Promise<Finding[]> {
-  return [node(), ...(await Promise.all([qemuImg(), prlimit(), qemuSystem(), virtV2v()]))]
+  return [node(), ...(await Promise.all([qemuImg(), prlimit(), qemuSystem()]))]
 }
 
 function node(): Finding {
@@ -114,11 +114,4 @@ async function qemuSystem(): Promise<Finding> {
     `qemu-system-${arch} is not installed. Conversions do not need it, running VMs does.`,
     'To run VMs here: apt-get install qemu-system-x86 (or qemu-kvm).',
   )
-}
-
-async function virtV2v(): Promise<Finding> {
-  const found = await output('virt-v2v', ['--version'])
-  if (found === undefined)
-    return note('virt-v2v', 'It is not installed. It is used only to fix guests (drivers, boot loader) for KVM.')
-  return ok('virt-v2v', found.text.split('\n')[0] ?? '')
 }

@@ -99,7 +99,7 @@ export async function clearSockets(log: string): Promise<void> {
  * libguestfs falls back from KVM only where /dev/kvm cannot be opened. Where it can and virtual CPUs do not start (seen inside VMs, as an
  * assertion of QEMU), the appliance dies; so a machine with the same CPU model is started first.
  */
-async function chooseAccelerator(want: GuestToolSettings['accelerator']): Promise<'kvm' | 'tcg'> {
+export async function chooseAccelerator(want: GuestToolSettings['accelerator']): Promise<'kvm' | 'tcg'> {
   if (want !== 'auto') return want
   const program =
     (await findProgram(process.arch === 'arm64' ? 'qemu-system-aarch64' : 'qemu-system-x86_64')) ??

@@ -33,9 +33,9 @@ async function executable(path: string): Promise<boolean> {
   }
 }
 
-/** The path of a program in PATH, /usr/sbin, or where virt-v2v-in-place is hidden. */
+/** The path of a program in PATH, in /usr/sbin, or where virt-v2v-in-place is hidden. */
 export async function findProgram(name: string): Promise<string | undefined> {
-  const dirs = `${process.env.PATH ?? ''}${delimiter}/usr/sbin${delimiter}/usr/bin`.split(delimiter)
+  const dirs = `${process.env.PATH ?? ''}${delimiter}/usr/sbin`.split(delimiter)
   for (const dir of [...dirs, ...ELSEWHERE])
     if (dir !== '' && (await executable(join(dir, name)))) return join(dir, name)
   return undefined
