@@ -86,7 +86,7 @@ test('odd names: colons, commas, quotes, spaces, umlauts', async () => {
 })
 
 test('checksums: right ones are verified, a wrong one publishes nothing', async () => {
-  await b.run({ disks: three([{ checksum: sum(0) }, { checksum: sum(1) }, {}]) })
+  await b.run({ disks: three([{}, {}, { checksum: undefined }]) })
   expect(b.report().disks.map((d: { checksum_verified: boolean }) => d.checksum_verified)).toEqual([true, true, false])
   expect(b.report().pipeline.stages.load_manifest.result.checksums_verified).toBe(false)
   const c = bench()
