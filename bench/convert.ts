@@ -1,6 +1,6 @@
 // `npm run bench:convert [-- --quick] [-- --write]`: conversions against qemu-img, tar and cp in one run, on the file system of
 // $TMPDIR and, as root, on file systems that clone. Run by hand; fails nothing. --quick takes a disk of 1 GiB and fewer rounds, --write puts
-// the result into docs/benchmarks.md. $VMSPOOL_BENCH_DATA names a folder that keeps the disks for the next run.
+// the result into docs/benchmarks.md. $BENCH_DATA names a folder that keeps the disks for the next run.
 import { copyFile, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -13,7 +13,7 @@ import { format, machine, table, writePart } from './measure.ts'
 const quick = process.argv.includes('--quick')
 const rounds = quick ? 1 : 3
 const dir = await mkdtemp(join(tmpdir(), 'vsbench-'))
-const kept = process.env.VMSPOOL_BENCH_DATA
+const kept = process.env.BENCH_DATA
 const data = kept ?? join(dir, 'data')
 await mkdir(data, { recursive: true })
 const lines: string[] = []

@@ -37,7 +37,8 @@ export interface ConvertDone {
 export async function runConvert(r: ConvertRequest): Promise<ConvertDone> {
   const [file, ...args] = await convertArgv(r)
   const at = performance.now()
-  await execa(file!, args, { env: r.env })
+  // the command takes every VMSPOOL_ variable for a setting
+  await execa(file!, args, { env: { VMSPOOL_GUEST_CACHE: undefined, ...r.env } })
   const ms = performance.now() - at
   const format = (r.manifest?.output as { format?: string } | undefined)?.format ?? 'qcow2'
   const report = JSON.parse(await readFile(join(r.out, `${r.name}.report.json`), 'utf8'))
