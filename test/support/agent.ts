@@ -61,7 +61,7 @@ export async function bed(
     NO_COLOR: '1',
   }
   for (const name of Object.keys(env))
-    if (/^(VITEST|NODE_ENV|TEST|DEV|PROD|MODE|VMSPOOL_GUEST_CACHE)/.test(name)) delete env[name]
+    if (/^(VITEST|NODE_ENV|TEST|DEV|PROD|MODE)/.test(name)) delete env[name]
   const layout = layoutOf({ root: dir, instance, ...(more.output ? { output: more.output } : {}) })
   const agents: RunningAgent[] = []
   let files = 0

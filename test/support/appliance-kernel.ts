@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
 
-/** The path of a kernel whose modules lie in `../lib/modules/VERSION`; from `$VMSPOOL_GUEST_CACHE` when it is there already. */
+/** The path of a kernel whose modules lie in `../lib/modules/VERSION`; from `$TEST_GUEST_CACHE` when it is there already. */
 export async function applianceKernel(say: (line: string) => void = () => {}): Promise<string> {
-  const folder = join(process.env.VMSPOOL_GUEST_CACHE ?? tmpdir(), 'appliance-kernel')
+  const folder = join(process.env.TEST_GUEST_CACHE ?? tmpdir(), 'appliance-kernel')
   await mkdir(folder, { recursive: true })
   const there = async () => (await readdir(join(folder, 'boot')).catch(() => [])).find((f) => f.startsWith('vmlinuz-'))
   if (!(await there())) {
