@@ -104,6 +104,15 @@ describe.each([
   })
 })
 
+test('one overlay is merged into both formats of a disk, though it names but one of them', async () => {
+  const at = folder()
+  const want = await fixed(at, raw, 'vdi', { changes })
+  qemuImg('convert', '-c', '-f', 'raw', '-O', 'qcow2', raw, join(at, 'copy', NAME.qcow2))
+  await mergeHere(at, 'vdi')
+  await mergeHere(at, 'qcow2')
+  for (const format of ['vdi', 'qcow2'] as const) assertSame(want, 'raw', join(at, 'copy', NAME[format]), format)
+})
+
 describe('who may use what an attempt left', () => {
   const wish = { disk_id: 'disk-0', file: `copy/${NAME.qcow2}`, final: 'answer/x', key: COPY }
   /** As a merge that was broken off before its first byte: the worst case for whoever reads the record. */

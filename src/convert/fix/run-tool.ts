@@ -74,7 +74,14 @@ export async function runGuestTool(
       }
     },
     onPercent: show,
-    onOther: () => undefined, // the same words again, for people
+    onOther(line) {
+      // of virt-v2v the same words again, of the others all there is
+      const step = /^\[ *[\d.]+\] (.+)$/.exec(line)?.[1]
+      if (step === undefined || step === said) return
+      said = step.slice(0, 200)
+      hooks.log('agent', `${tool}: ${said}\n`)
+      show()
+    },
   })
   try {
     await keep(`$ ${argv.map((a) => JSON.stringify(a)).join(' ')}\n`)
@@ -102,6 +109,7 @@ export async function runGuestTool(
     await keep(`(${tool} ended with ${r.signal ?? `exit code ${r.exit_code}`} after ${Math.round(r.duration_ms)} ms)\n`)
     if (watch.signal.aborted) throw watch.signal.reason
     if (r.exit_code === 0) return { stdout, messages }
+    if (plan.logs_dir === undefined) hooks.log('stderr', `${tail.slice(-8192)}\n`)
     throw failure(tool, o, r, messages, tail)
   } finally {
     cpu.stop()
@@ -114,7 +122,7 @@ export async function runGuestTool(
 
 function failure(
   tool: string,
-  o: { phase: string; what: string; log: string },
+  o: { phase: string; what: string; log: string; plan: ConvertPlan },
   r: { exit_code: number | null; signal: string | null },
   messages: readonly ToolMessage[],
   tail: string,
@@ -158,7 +166,7 @@ function failure(
   return new ImageError(message, {
     ...base,
     code: 'guest-tool',
-    hint: `Its whole output is in ${o.log.replace(/^.*\//, '')} in the job's folder. The copied disks were not changed.`,
+    hint: `${o.plan.logs_dir === undefined ? 'Its last words are in the log.' : `Its whole output is in ${o.log.replace(/^.*\//, '')} in the job's folder.`} The copied disks were not changed.`,
   })
 }
 
