@@ -59,7 +59,7 @@ export interface ConvertPlan {
     structure_allowed: boolean
     compare: 'none' | 'sample' | 'full'
   }
-  /** threads that inflate or check grains */
+  /** threads that inflate or check grains; 0: none, the caller's own, which blocks */
   workers: number
   /** finished files are moved here at the end */
   dir: string

@@ -133,7 +133,7 @@ async function byPath(
   blame: (text: string) => Error,
 ): Promise<void> {
   const name = `${p.path} to ${p.format} (${p.grains})`
-  const plan = { scratch: dir, workers: 1, validate: { grains: p.grains, structure_allowed: true } } as ConvertPlan
+  const plan = { scratch: dir, workers: 0, validate: { grains: p.grains, structure_allowed: true } } as ConvertPlan
   const target = { disk: { id: 'disk-0', image, map }, format: p.format, file: 'out', final: 'out' } as Target
   const hooks: ConvertHooks = {
     signal: new AbortController().signal,

@@ -5,9 +5,6 @@ import { inflate } from './inflate.ts'
 import type { FastHooks } from './types.ts'
 import { zeroCopy } from './zero-copy.ts'
 
-/** Grains that are done before a thread has started. */
-const FEW = 16
-
 /**
  * Copies a streamOptimized VMDK by one of the fast paths; `choosePath` said that it can.
  * @param verified a checksum of the same bytes is computed beside the copy
@@ -32,7 +29,7 @@ export async function fastCopy(
     map,
     virtual_size: image.virtual_size,
     path: join(plan.scratch, t.file),
-    threads: map.total <= FEW ? 0 : Math.max(1, Math.min(plan.workers, tables)),
+    threads: plan.workers === 0 ? 0 : Math.max(1, Math.min(plan.workers, tables)),
     grains: grains as 'full' | 'structure',
   }
   const own: FastHooks = {

@@ -9,7 +9,7 @@ import { work } from './work.ts'
 const TICK = 200
 
 /**
- * Runs `threads` workers over a task to their end; 0 does it in the calling thread, which for a few grains takes less time than to start another.
+ * Runs `threads` workers over a task to their end; 0 does it in the calling thread, which then stands still: for tests of many small disks.
  * @param onGrains told now and then how many grains are done
  * @throws {Unusual} {ImageError} damaged-grain, worker; errors of files as they are; the signal's reason when aborted
  */
