@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path'
 import { listed, namesIn, removeTree } from './moves.ts'
-import { parseJobName, ULID } from './names.ts'
+import { type JobName, parseJobName, ULID } from './names.ts'
 import type { Spool } from './spool.ts'
 
 export const KEEP = 'keep.json'
@@ -25,12 +25,14 @@ export async function removeAllButKept(s: Spool, id: string, attempt: string): P
 
 /** Folders of attempts with kept work of a failed job; none when it did not fail for good, or its retention has passed. */
 export async function keptAttempts(s: Spool, id: string): Promise<{ dir: string; epoch: number; owner: string }[]> {
-  if (!ULID.test(id) || !(await failedForGood(s, id))) return []
+  const failed = ULID.test(id) ? await failedForGood(s, id) : undefined
+  if (!failed) return []
   const jobDir = join(s.layout.work, id)
   const out: { dir: string; epoch: number; owner: string }[] = []
   for (const name of await namesIn(s, jobDir, true)) {
     const m = /^(\d+)-(.+)$/.exec(name)
-    if (m && (await namesIn(s, join(jobDir, name), true)).includes(KEEP))
+    // Only what was committed: a marker is also left by a commit that did not come to its end.
+    if (m && Number(m[1]) === failed.epoch && (await namesIn(s, join(jobDir, name), true)).includes(KEEP))
       out.push({ dir: join(jobDir, name), epoch: Number(m[1]), owner: m[2]! })
   }
   return out
@@ -41,7 +43,7 @@ export async function forgetKept(s: Spool, id: string, key: string): Promise<voi
   if (ULID.test(id) && (await failedForGood(s, id, key))) await removeTree(s, join(s.layout.work, id))
 }
 
-async function failedForGood(s: Spool, id: string, key?: string): Promise<boolean> {
+async function failedForGood(s: Spool, id: string, key?: string): Promise<JobName | undefined> {
   const names = (await namesIn(s, s.layout.failed, true)).filter((f) => f.includes(id)).map(parseJobName)
-  return names.some((n) => n?.id === id && (key === undefined || n.key === key))
+  return names.find((n) => n?.id === id && (key === undefined || n.key === key))
 }
