@@ -1,7 +1,7 @@
 // The sides of the comparison. Each makes its output from nothing and ends with it synced; sides run in turn, so that what disturbs
 // the machine disturbs all of them.
 import { spawn } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { mkdir, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { execa } from 'execa'
@@ -137,7 +137,8 @@ export async function peakMemory(
     own = Math.max(own, highWater(child.pid!))
     all = Math.max(
       all,
-      tree.reduce((n, pid) => n + highWater(pid), 0),
+      // between fork and exec a child shows its parent's memory as its own
+      tree.reduce((n, pid) => n + (pid === child.pid || program(pid) !== program(child.pid!) ? highWater(pid) : 0), 0),
     )
   }, 5)
   try {
@@ -164,6 +165,14 @@ function family(pid: number): number[] {
     }
   }
   return found
+}
+
+function program(pid: number): string {
+  try {
+    return readlinkSync(`/proc/${pid}/exe`)
+  } catch {
+    return ''
+  }
 }
 
 function highWater(pid: number): number {

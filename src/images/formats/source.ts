@@ -7,6 +7,8 @@ export interface ByteSource {
   readonly size: number
   /** At most `length` bytes from `offset`; fewer at the end. Never throws for an offset beyond the end. */
   read(offset: number, length: number): Promise<Buffer>
+  /** As `read`, into the caller's buffer: gives the bytes read. For reading much, where a new buffer each time is garbage that piles up. */
+  readInto?(offset: number, into: Buffer): Promise<number>
 }
 
 /** Why an image was not accepted. `code` is short and stable; the message is a full sentence. */
@@ -31,13 +33,20 @@ export function bufferSource(bytes: Buffer): ByteSource {
 export function windowOf(source: ByteSource, offset: number, size: number): ByteSource {
   const end = Math.min(source.size, offset + size)
   const length = Math.max(0, end - offset)
-  return {
+  const window: ByteSource = {
     size: length,
     read: (at, n) => {
       const from = clamp(at, length)
       return source.read(offset + from, clamp(at + n, length) - from)
     },
   }
+  if (source.readInto) {
+    window.readInto = (at, into) => {
+      const from = clamp(at, length)
+      return source.readInto!(offset + from, into.subarray(0, clamp(at + into.length, length) - from))
+    }
+  }
+  return window
 }
 
 function clamp(n: number, max: number): number {
@@ -47,13 +56,16 @@ function clamp(n: number, max: number): number {
 /** Reads exactly `length` bytes or throws `truncated`. `what` completes "The file ends before …". */
 export async function readExactly(source: ByteSource, offset: number, length: number, what: string): Promise<Buffer> {
   const bytes = Number.isSafeInteger(offset) && offset >= 0 ? await source.read(offset, length) : Buffer.alloc(0)
-  if (bytes.length < length) {
-    throw new FormatError(
-      'truncated',
-      `The file ends before ${what}: ${length} bytes are needed at offset ${offset}, but the file has ${source.size} bytes.`,
-    )
-  }
+  if (bytes.length < length) throw tooShort(source, offset, length, what)
   return bytes
+}
+
+/** `what` completes "The file ends before …". */
+export function tooShort(source: ByteSource, offset: number, length: number, what: string): FormatError {
+  return new FormatError(
+    'truncated',
+    `The file ends before ${what}: ${length} bytes are needed at offset ${offset}, but the file has ${source.size} bytes.`,
+  )
 }
 
 /** A u64 as a number, or undefined above 2^53 (nothing that large can be meant). */

@@ -1,4 +1,4 @@
-import { type ByteSource, readExactly } from './source.ts'
+import { type ByteSource, readExactly, tooShort } from './source.ts'
 
 const SECTOR = 512
 /** Entries are 32-bit sectors. */
@@ -11,6 +11,7 @@ const PIECE = 1024 * 1024
  * @param directory entries as they lie in the file
  * @param first index of the first entry
  * @param entries in each table
+ * @param each gets a table that is valid until it returns
  * @throws {FormatError} truncated
  */
 export async function eachTable(
@@ -24,6 +25,8 @@ export async function eachTable(
   const size = entries * ENTRY
   const most = Math.max(1, Math.floor(PIECE / size))
   const count = Math.floor(directory.length / ENTRY)
+  // one for all pieces: a disk of 1 TiB has 64 MiB of tables
+  let buffer: Buffer | undefined
   for (let i = 0; i < count; ) {
     const at = directory.readUInt32LE(i * ENTRY) * SECTOR
     if (at === 0) {
@@ -34,7 +37,13 @@ export async function eachTable(
     let run = 1
     while (run < most && i + run < count && directory.readUInt32LE((i + run) * ENTRY) * SECTOR === at + run * size)
       run++
-    const bytes = await readExactly(s, at, run * size, `grain table ${first + i}`)
+    const what = `grain table ${first + i}`
+    let bytes: Buffer
+    if (s.readInto) {
+      buffer ??= Buffer.allocUnsafeSlow(most * size)
+      bytes = buffer.subarray(0, run * size)
+      if ((await s.readInto(at, bytes)) < bytes.length) throw tooShort(s, at, bytes.length, what)
+    } else bytes = await readExactly(s, at, run * size, what)
     for (let k = 0; k < run; k++) each(first + i + k, bytes.subarray(k * size, (k + 1) * size))
     i += run
   }
