@@ -271,7 +271,9 @@ test('progress is in bytes, never goes back, ends at the whole', async () => {
   expect(done.at(0)).toBe(0)
   expect(done.at(-1)).toBe(total)
   expect(new Set(done).size).toBeGreaterThan(3)
-  expect([...new Set(b.progress.map((p) => p.phase))]).toEqual(['inspect', 'copy', 'validate', 'describe', 'collect'])
+  // a phase of its own only where the sum takes longer than the copy
+  const phases = new Set(b.progress.map((p) => p.phase).filter((p) => p !== 'checksum'))
+  expect([...phases]).toEqual(['inspect', 'copy', 'validate', 'describe', 'collect'])
 })
 
 test('a relative local_path is meant from the payload, or from where the manifest was dropped', async () => {
