@@ -56,6 +56,7 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
       return 1
     }
   }
+  // MUST come before a claim is tried: two attempts of one process at a batch could each make its children.
   function begin(id: string, weight: number): void {
     a.inFlight.add(id)
     if (weight === 0) weightless.add(id)

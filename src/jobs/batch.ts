@@ -3,7 +3,7 @@
  *
  * It keeps nothing of its own. Which children there are follows from the batch's id and manifest; what became of each is read from the folders.
  * So an attempt that follows a crash, a drain or a takeover goes on where the last one was, and only the attempt that holds
- * the batch can make children: a stalled one has lost the folder through which they would have to go.
+ * the batch can make children: a stalled one has lost the folder through which they would have to go, and one process never has two in hand.
  */
 import { ImageError, type Submitter, submitterOf } from '../images/index.ts'
 import type { BatchManifest } from '../manifest/index.ts'
