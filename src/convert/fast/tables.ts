@@ -35,6 +35,9 @@ const READ_AHEAD = 256 * 1024
 export interface GrainReader {
   /** `length` bytes from byte `at` of the VMDK, valid until the next call; fewer at its end. `ahead`: more will be wanted behind them. */
   get(at: number, length: number, ahead: boolean): Buffer
+  /** Copies what `get` gave last to byte `to + at` of a file, now or together with what follows it; `flush` MUST end the run. */
+  copy(at: number, length: number, fd: number, to: number): void
+  flush(): void
   /** the result is valid until the next call */
   inflate: Inflater
 }
@@ -43,10 +46,18 @@ export function grainReader(source: GrainTask['source']): GrainReader {
   const buffer = Buffer.allocUnsafeSlow(READ_AHEAD)
   let start = 0
   let have = 0
+  /** in the buffer, and not yet written: one write for each grain takes twice the time (measured: 0.58 s and 0.30 for 637 MB) */
+  let pending: { from: number; end: number; fd: number; to: number } | undefined
+  const flush = (): void => {
+    if (pending)
+      write(pending.fd, buffer.subarray(pending.from - start, pending.end - start), pending.from + pending.to)
+    pending = undefined
+  }
   return {
     inflate: inflater(GRAIN),
     get: (at, length, ahead) => {
       if (at < start || at + length > start + have) {
+        flush()
         // what is there of the wanted piece already is moved to the front, not read again
         const keep = at >= start && at < start + have ? start + have - at : 0
         if (keep > 0) buffer.copyWithin(0, at - start, have)
@@ -61,6 +72,15 @@ export function grainReader(source: GrainTask['source']): GrainReader {
       }
       return buffer.subarray(at - start, Math.min(at - start + length, have))
     },
+    copy: (at, length, fd, to) => {
+      const end = Math.min(at + length, start + have)
+      if (pending && pending.end === at) pending.end = end
+      else {
+        flush()
+        pending = { from: at, end, fd, to }
+      }
+    },
+    flush,
   }
 }
 
@@ -95,6 +115,7 @@ export function doTable(task: GrainTask, table: number, reader: GrainReader): vo
       if (Atomics.load(task.counters, STOP) !== 0) return
     }
   }
+  reader.flush()
   Atomics.add(task.counters, GRAINS_DONE, done)
   if (task.mode === 'raw') return
   const cluster = task.l2[Math.floor(table / 16)]!
@@ -150,7 +171,8 @@ function zeroCopyGrain(task: GrainTask, reader: GrainReader, grain: Grain, _rank
   if (!place) throw new Unusual(`the grain for sector ${grain.index * 128} has a stream of ${grain.length} bytes`)
   if (task.output.copy) {
     const padded = Math.ceil((GRAIN_MARKER + grain.length) / SECTOR) * SECTOR
-    write(task.output.fd, reader.get(grain.at, padded, true), grain.at + task.output.shift)
+    reader.get(grain.at, padded, true)
+    reader.copy(grain.at, padded, task.output.fd, task.output.shift)
   }
   const [first, last] = touchedClusters(place)
   for (let c = first; c <= last; c++) {
