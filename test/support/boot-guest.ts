@@ -34,7 +34,7 @@ export async function bootUntil(
   })
   try {
     await until(`the guest to print ${o.until}`, () => ended !== undefined || o.until.test(said), {
-      deadline_ms: o.deadline_ms ?? 900_000,
+      deadline_ms: o.deadline_ms ?? 1_800_000,
       every_ms: 200,
       also: () => said.slice(-4000),
     })
