@@ -60,8 +60,7 @@ export async function bed(
     VMSPOOL_RUNTIME_DIR: runtime,
     NO_COLOR: '1',
   }
-  for (const name of Object.keys(env))
-    if (/^(VITEST|NODE_ENV|TEST|DEV|PROD|MODE)/.test(name)) delete env[name]
+  for (const name of Object.keys(env)) if (/^(VITEST|NODE_ENV|TEST|DEV|PROD|MODE)/.test(name)) delete env[name]
   const layout = layoutOf({ root: dir, instance, ...(more.output ? { output: more.output } : {}) })
   const agents: RunningAgent[] = []
   let files = 0
