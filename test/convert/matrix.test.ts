@@ -79,6 +79,47 @@ describe.each(sources)('%s', (name, format, driver) => {
   })
 })
 
+/** Every other way in which the output can be asked for; what is not said is tried above. */
+const ways: [string, Record<string, unknown>][] = [
+  ['compressed', { compress: true }],
+  ['compressed with zlib', { compress: true, convert: { compression_type: 'zlib' } }],
+  ['compressed by qemu-img', { compress: true, convert: { path: 'qemu-img' } }],
+  ['strict', { compress: true, convert: { strict: true } }],
+  ['plain by qemu-img', { compress: false, convert: { path: 'qemu-img' } }],
+  ['raw by qemu-img', { output: { format: 'raw' }, convert: { path: 'qemu-img' } }],
+]
+
+describe.each([
+  ['streamOptimized', 'vmdk', 'zero-copy', ways],
+  ['monolithicSparse', 'vmdk', 'qemu-img', ways.slice(0, 2)],
+  ['twoGbMaxExtentFlat', 'vmdk', 'qemu-img', ways.slice(0, 1)],
+  ['vhdx-dynamic', 'vhdx', 'qemu-img', ways.slice(0, 1)],
+  ['raw', 'raw', 'qemu-img', ways.slice(0, 2)],
+] as const)('%s', (name, format, best, these) => {
+  test.each(these)('%s', async (way, manifest) => {
+    const b = bench()
+    try {
+      const r = await b.run({ disks: [disk(join(dir, `${name}.${format}`), format)], ...manifest })
+      const [{ path }] = r.disks as [{ path: string }]
+      expect(path).toBe(
+        way.startsWith('compressed') && !('convert' in manifest && 'path' in (manifest.convert as object))
+          ? best
+          : 'qemu-img',
+      )
+      const kind = way.startsWith('raw') ? 'raw' : 'qcow2'
+      assertSame(raw, 'raw', join(b.answerDir, `vm.${kind}`), kind)
+      if (kind === 'raw') return
+      const info = JSON.parse(qemuImg('info', '--output=json', join(b.answerDir, 'vm.qcow2')))
+      const check = JSON.parse(qemuImg('check', '--output=json', join(b.answerDir, 'vm.qcow2')))
+      const zlib = path === 'zero-copy' || way === 'strict' || way.endsWith('zlib') || !manifest.compress
+      expect(info['format-specific'].data['compression-type']).toBe(zlib ? 'zlib' : 'zstd')
+      expect(check['compressed-clusters'] > 0).toBe(manifest.compress === true)
+    } finally {
+      b.close()
+    }
+  })
+})
+
 /** A disk in the way that some other writer has it, from one that qemu-img made; gives the file to convert. */
 const others: [string, string, (at: (name: string) => string) => string][] = [
   [
