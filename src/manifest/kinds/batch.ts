@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { answerName, common } from './common.ts'
 import type { Normalised } from './convert.ts'
-import { freeMap } from './parts.ts'
+import { filePath, freeMap } from './parts.ts'
 
 /*
  * Several manifests under one parent (reference: hyper2kvm's batch manifest, contracts.md A3). The canonical form is that batch manifest
@@ -10,14 +10,6 @@ import { freeMap } from './parts.ts'
 
 /** More would make a job file and a result that no one reads in one piece. */
 const mostVms = 10_000
-
-const path = z
-  .string()
-  .min(1)
-  .max(4096)
-  .refine((p) => !p.includes('\0') && p.isWellFormed(), {
-    error: 'must not contain NUL or broken Unicode: no file can have that name',
-  })
 
 const vm = z.looseObject({
   id: z
@@ -28,7 +20,7 @@ const vm = z.looseObject({
     .optional()
     .meta({ description: 'Unique in the batch; default vm_<index>.' }),
   manifest: z
-    .union([path, freeMap], { error: "must be the path of a VM's manifest, or the manifest itself" })
+    .union([filePath, freeMap], { error: "must be the path of a VM's manifest, or the manifest itself" })
     .meta({ description: "The VM's manifest: its path (a relative one starts from the batch's folder), or itself." }),
   priority: z.int().default(0).meta({ description: 'Order of starting within the batch: lower first, then by index.' }),
   overrides: freeMap.optional().meta({ description: "Put over the VM's manifest, field by field." }),

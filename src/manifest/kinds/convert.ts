@@ -2,7 +2,7 @@ import { z } from 'zod'
 import { show } from '../../text/diagnostic.ts'
 import { answerName, common } from './common.ts'
 import { configuration } from './configuration.ts'
-import { count, rfc3339 } from './parts.ts'
+import { count, filePath, rfc3339 } from './parts.ts'
 
 /*
  * Artifact Manifest 1.0 (reference: contracts.md A3), read as the union of what HyperSDK's Go validator and hyper2kvm's
@@ -13,14 +13,6 @@ import { count, rfc3339 } from './parts.ts'
 const sourceFormats = ['vmdk', 'qcow2', 'raw', 'vhd', 'vhdx', 'vdi', 'ova', 'ovf'] as const
 const outputFormats = ['qcow2', 'raw', 'vdi'] as const
 
-const path = z
-  .string()
-  .min(1)
-  .max(4096)
-  .refine((p) => !p.includes('\0') && p.isWellFormed(), {
-    error: 'must not contain NUL or broken Unicode: no file can have that name',
-  })
-
 const disk = z.looseObject({
   id: z
     .string()
@@ -29,7 +21,7 @@ const disk = z.looseObject({
     .meta({ description: 'Unique among the disks.' }),
   source_format: z.enum(sourceFormats),
   bytes: count().optional().meta({ description: 'Size of the source file; it is compared when given.' }),
-  local_path: path.meta({ description: 'Absolute path on the host of the agent.' }),
+  local_path: filePath.meta({ description: 'Absolute path on the host of the agent.' }),
   checksum: z
     .string()
     .regex(/^sha256:[a-f0-9]{64}$/, { error: 'must be "sha256:" and 64 lower-case hexadecimal digits' })

@@ -15,3 +15,13 @@ export const rfc3339 =
 
 /** Free maps that belong to a later step; their content is that step's business. */
 export const freeMap = z.record(z.string(), z.unknown())
+
+/** Text that can be a file's path. */
+export const filePath = z
+  .string()
+  .min(1)
+  .max(4096)
+  .refine((p) => !p.includes('\0') && p.isWellFormed(), {
+    error: 'must not contain NUL or broken Unicode: no file can have that name',
+  })
+
