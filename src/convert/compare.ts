@@ -1,6 +1,6 @@
 import { randomInt } from 'node:crypto'
 import { graphBuilder, ImageError, jsonName, progressReader, qemuImg } from '../images/index.ts'
-import type { Target } from './copy.ts'
+import type { Target } from './targets.ts'
 import type { ConvertHooks, ConvertPlan } from './types.ts'
 
 /** Pieces that `sample` compares, and their size in bytes. */

@@ -9,26 +9,9 @@ import { compareCopy } from './compare.ts'
 import { fastCopy } from './fast/copy.ts'
 import { Unusual } from './fast/tables.ts'
 import type { OpenedDisk, SourceDisk } from './inspect.ts'
-import type { ConvertHooks, ConvertPlan, CopyHow, OutputFormat } from './types.ts'
+import type { ConvertHooks, ConvertPlan, CopyHow } from './types.ts'
+import type { DiskCopy, Target } from './targets.ts'
 import { watchCopy } from './watch.ts'
-
-/** A finished copy of one disk in one format. */
-export interface DiskCopy {
-  disk: SourceDisk
-  format: OutputFormat
-  record: CopyRecord
-  adopted: boolean
-  /** of the finished file, when asked for */
-  sha256?: string
-}
-
-/** One image to be written. `final` is relative to the plan's `dir`. */
-export interface Target {
-  disk: SourceDisk
-  format: OutputFormat
-  file: string
-  final: string
-}
 
 /** Progress over all targets: bytes of virtual size. */
 export interface CopyMeter {

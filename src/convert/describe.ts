@@ -1,7 +1,7 @@
 import { stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Ovf } from '../images/index.ts'
-import type { DiskCopy } from './copy.ts'
+import type { DiskCopy } from './targets.ts'
 import { type MadeDisk, mergeDomain, renderDomain, writable } from './domain/index.ts'
 import type { Inspected } from './inspect.ts'
 import { targetsOf } from './outputs.ts'

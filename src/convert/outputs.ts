@@ -1,7 +1,7 @@
 import { mkdir, rename, rm, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { qemuImg } from '../images/index.ts'
-import type { DiskCopy, Target } from './copy.ts'
+import type { DiskCopy, Target } from './targets.ts'
 import type { SourceDisk } from './inspect.ts'
 import type { Artifact, ConvertHooks, ConvertPlan } from './types.ts'
 

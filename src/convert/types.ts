@@ -2,6 +2,9 @@ import type { SourceFormat, Submitter } from '../images/index.ts'
 import type { ProcessIdentity } from '../process/index.ts'
 import type { VmWords } from './domain/index.ts'
 import type { FixPlan, FixReport, GuestInfo, GuestToolSettings } from './fix/types.ts'
+import type { OutputFormat } from './formats.ts'
+
+export type { OutputFormat } from './formats.ts'
 
 /** One entry of the manifest's `disks`; an OVA or OVF may turn into several. */
 export interface PlannedDisk {
@@ -18,8 +21,6 @@ export interface PlannedDisk {
   label?: string
   disk_type?: string
 }
-
-export type OutputFormat = 'qcow2' | 'raw' | 'vdi'
 
 /** A step whose artefacts are recorded. */
 export type Step = 'unpack' | 'copy' | 'guest-info' | 'fix' | 'merge'

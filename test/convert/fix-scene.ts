@@ -3,7 +3,7 @@
 import { mkdirSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { recordCopy, recordStep } from '../../src/convert/artefacts.ts'
-import type { DiskCopy } from '../../src/convert/copy.ts'
+import type { DiskCopy } from '../../src/convert/targets.ts'
 import { mergeFixes } from '../../src/convert/fix/merge.ts'
 import type { FixReport } from '../../src/convert/fix/types.ts'
 import type { ConvertHooks, ConvertPlan, OutputFormat } from '../../src/convert/types.ts'

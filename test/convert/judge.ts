@@ -5,7 +5,7 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, readFileSync, readSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Target } from '../../src/convert/copy.ts'
+import type { Target } from '../../src/convert/targets.ts'
 import { fastCopy } from '../../src/convert/fast/copy.ts'
 import { Unusual } from '../../src/convert/fast/tables.ts'
 import type { ConvertHooks, ConvertPlan } from '../../src/convert/types.ts'

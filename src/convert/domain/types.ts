@@ -1,4 +1,4 @@
-import type { OutputFormat } from '../types.ts'
+import type { OutputFormat } from '../formats.ts'
 
 /** What the manifest and the configuration say of the VM; what is absent was not said. Sizes in bytes. */
 export interface VmWords {

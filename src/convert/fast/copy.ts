@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import type { Target } from '../copy.ts'
+import type { Target } from '../targets.ts'
 import type { ConvertHooks, ConvertPlan, CopyHow } from '../types.ts'
 import { inflate } from './inflate.ts'
 import type { FastHooks } from './types.ts'

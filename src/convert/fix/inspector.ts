@@ -1,6 +1,6 @@
 import { XMLParser } from 'fast-xml-parser'
 import { ImageError } from '../../images/index.ts'
-import type { DiskCopy } from '../copy.ts'
+import type { DiskCopy } from '../targets.ts'
 import type { GuestInfo } from './types.ts'
 
 /** `-a` arguments for finished copies, the boot disk first as the guest has it; formats stated, so that nothing is probed. */

@@ -1,4 +1,4 @@
-import type { DiskCopy } from '../copy.ts'
+import type { DiskCopy } from '../targets.ts'
 import type { ConvertHooks, ConvertPlan, ConvertReport } from '../types.ts'
 import { inspectGuest } from './guest-info.ts'
 import { mergeFixes } from './merge.ts'

@@ -9,7 +9,8 @@ export { parseVhdx } from './vhdx.ts'
 export { parseVmdk, type VmdkSparseHeader } from './vmdk.ts'
 export { parseVmdkDescriptor, type VmdkDescriptor, type VmdkExtent } from './vmdk-descriptor.ts'
 export { type Digest, type Mf, parseMf } from './mf.ts'
-export { MAX_OVF_BYTES, type Ovf, parseOvf } from './ovf.ts'
+export { MAX_OVF_BYTES, parseOvf } from './ovf.ts'
+export type { Ovf } from './ovf-types.ts'
 export { listTar, type TarMember } from './tar.ts'
 export {
   CLUSTER,

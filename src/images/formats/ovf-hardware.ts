@@ -1,14 +1,5 @@
-import type { Ovf, OvfNic } from './ovf.ts'
+import type { Ovf, OvfController, OvfNic } from './ovf-types.ts'
 import { all, attribute, bytesOf, type Node, one, sections, textOf } from './ovf-xml.ts'
-
-/** Where a disk is plugged in. */
-export interface OvfController {
-  bus: 'ide' | 'scsi' | 'sata' | 'nvme' | 'usb' | 'virtio'
-  /** as written: lsilogic, VirtualSCSI, AHCI, … */
-  model?: string
-  /** counts the controllers of this bus from 0 */
-  index: number
-}
 
 export interface Attachment {
   /** the drive's HostResource, e.g. ovf:/disk/vmdisk1 */
