@@ -24,4 +24,3 @@ export const filePath = z
   .refine((p) => !p.includes('\0') && p.isWellFormed(), {
     error: 'must not contain NUL or broken Unicode: no file can have that name',
   })
-
