@@ -63,7 +63,9 @@ describe.each([
     expect(existsSync(join(at, 'copy', `${NAME[format]}.before`))).toBe(false)
   })
 
-  test('killed in its middle, the next attempt takes both files over and ends with the same bytes', async () => {
+  test('killed in its middle, the next attempt takes both files over and ends with the same bytes', {
+    timeout: 180_000,
+  }, async () => {
     const at = folder()
     // many small changes: the commit takes a while, and touches metadata all over the image
     const many = Array.from({ length: 120 }, (_, i) => `write -P ${(i % 250) + 1} ${i * 256}k 64k`)
