@@ -137,6 +137,8 @@ describe.concurrent('retry', { timeout: 240_000 }, () => {
     await using b = await bed(dir.path)
     const { failed, disks } = await failedJob(b, dir.path)
     expect((await keptOf(b, failed.id)).length).toBe(1)
+    // an agent looks at its start, and then not before a minute has passed
+    await until('it is older than that', () => Date.now() - Date.parse(failed.finished_at as string) > 1500)
     const agent = await b.start({ config: { ...goesOn, retention: { failed: '1s' } } })
     await until('retention has taken it', async () => !existsSync(join(b.layout.work, failed.id)), {
       deadline_ms: 120_000,
