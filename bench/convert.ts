@@ -200,7 +200,6 @@ async function inflate(disk: BenchDisk): Promise<void> {
     const m = await compare(`streamOptimized VMDK → plain ${to}`, dir, [
       ours('inflate', { source: disk.stream, format: 'vmdk', manifest: plain(to) }),
       peer('qemu-img convert', `qemu-img convert -f vmdk -O ${to} "$1" "$2"`, disk.stream),
-      peer('qemu-img convert -W -m 16', `qemu-img convert -W -m 16 -f vmdk -O ${to} "$1" "$2"`, disk.stream),
     ])
     faster(`VMDK → plain ${to}`, m, 'inflate', 'qemu-img convert', 2)
   }
