@@ -1,6 +1,6 @@
 // `npm run bench:convert [-- --quick] [-- --write]`: conversions against qemu-img, tar and cp in one run, on the file system of
 // $TMPDIR and, as root, on file systems that clone. Run by hand; fails nothing. --quick takes a disk of 1 GiB and fewer rounds, --write puts
-// the result into docs/benchmarks.md. $BENCH_DATA names a folder that keeps the disks for the next run.
+// the result into docs/benchmarks.md. Words choose sections (ext4 btrfs inflate workers formats zstd memory). $BENCH_DATA names a folder that keeps the disks for the next run.
 import { copyFile, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -11,6 +11,8 @@ import { type LoopFs, loopFs } from '../test/support/loop-fs.ts'
 import { format, machine, table, writePart } from './measure.ts'
 
 const quick = process.argv.includes('--quick')
+/** sections to run, by name; then nothing is written */
+const only = process.argv.slice(2).filter((a) => !a.startsWith('--'))
 const rounds = quick ? 1 : 3
 const dir = await mkdtemp(join(tmpdir(), 'vsbench-'))
 const kept = process.env.BENCH_DATA
@@ -39,17 +41,20 @@ try {
     `The disk: ${disk.capacity_bytes / 2 ** 30} GiB with an ext4 of files from /usr, ${mib(disk.allocated_bytes)} MiB in ${disk.grains} grains. Times are medians of ${rounds} in seconds (of what takes a minute: one run), sides in turn, each with the fsync of its output; the sources are in the page cache. "engine" is the sum of the phases in the report, "command" all of \`vmspool convert\`.`,
   )
   await warm(disk)
-  await archives(dir, 'ext4 of the host', disk, false)
-  await growth(dir, 'ext4 of the host', disk, small)
-  await onReflink('btrfs', disk, small)
-  await inflate(disk)
-  await scaling(disk)
-  await otherSources(disk)
-  await recompress(disk)
-  await memory(disk, sparse)
+  const sections: [string, () => Promise<void>][] = [
+    ['ext4', () => archives(dir, 'ext4 of the host', disk, false)],
+    ['ext4', () => growth(dir, 'ext4 of the host', disk, small)],
+    ['btrfs', () => onReflink('btrfs', disk, small)],
+    ['inflate', () => inflate(disk)],
+    ['workers', () => scaling(disk)],
+    ['formats', () => otherSources(disk)],
+    ['zstd', () => recompress(disk)],
+    ['memory', () => memory(disk, sparse)],
+  ]
+  for (const [name, run] of sections) if (only.length === 0 || only.includes(name)) await run()
   say(`\nOther load on the machine: a load average of ${load} at the start, ${loadavg()[0]!.toFixed(1)} at the end.`)
   say(`\nAims, by the engine's time and by the whole command's:\n\n${verdicts.join('\n')}`)
-  if (process.argv.includes('--write')) await writePart('convert', lines)
+  if (process.argv.includes('--write') && only.length === 0) await writePart('convert', lines)
 } finally {
   await rm(dir, { recursive: true, force: true })
 }
