@@ -77,7 +77,10 @@ export async function alternately(
 ): Promise<Median[]> {
   const took = sides.map((): Took[] => [])
   for (let round = 0; round < rounds; round++) {
-    for (const [i, side] of sides.entries()) {
+    for (let n = 0; n < sides.length; n++) {
+      // another one begins each time, for what comes first after others' files were removed has it harder or easier
+      const i = (n + round) % sides.length
+      const side = sides[i]!
       if (round >= (side.rounds ?? rounds)) continue
       const work = join(dir, 'run')
       await rm(work, { recursive: true, force: true })

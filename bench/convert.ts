@@ -1,7 +1,7 @@
 // `npm run bench:convert [-- --quick] [-- --write]`: conversions against qemu-img, tar and cp in one run, on the file system of
 // $TMPDIR and, as root, on file systems that clone. Run by hand; fails nothing. --quick takes a disk of 1 GiB and fewer rounds, --write puts
 // the result into docs/benchmarks.md. Words choose sections (ext4 btrfs inflate workers formats zstd memory). $BENCH_DATA names a folder that keeps the disks for the next run.
-import { copyFile, mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { copyFile, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { availableParallelism, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
@@ -40,7 +40,7 @@ try {
   say(
     `The disk: ${disk.capacity_bytes / 2 ** 30} GiB with an ext4 of files from /usr, ${mib(disk.allocated_bytes)} MiB in ${disk.grains} grains. Times are medians of ${rounds} in seconds (of what takes a minute: one run), sides in turn, each with the fsync of its output; the sources are in the page cache. "engine" is the sum of the phases in the report, "command" all of \`vmspool convert\`.`,
   )
-  await warm(disk)
+  await onlyInMemory(disk.raw, disk.stream, disk.ova)
   const sections: [string, () => Promise<void>][] = [
     ['ext4', () => archives(dir, 'ext4 of the host', disk, false)],
     ['ext4', () => growth(dir, 'ext4 of the host', disk, small)],
@@ -63,8 +63,11 @@ function mib(bytes: number): number {
   return Math.round(bytes / 2 ** 20)
 }
 
-async function warm(disk: BenchDisk): Promise<void> {
-  for (const f of [disk.raw, disk.stream, disk.ova]) await execa('cat', [f], { stdout: 'ignore' })
+/** These files in the page cache, and as root no others: with memory full of them each write has to make room first, which took up to 5 s. */
+async function onlyInMemory(...files: string[]): Promise<void> {
+  await execa('sync')
+  if (process.geteuid?.() === 0) await writeFile('/proc/sys/vm/drop_caches', '1')
+  for (const f of files) await execa('cat', [f], { stdout: 'ignore' })
 }
 
 /** One table; the peers' time is divided by ours. Returns it by name. */
@@ -257,7 +260,7 @@ async function otherSources(disk: BenchDisk): Promise<void> {
   for (const [name, source_format, driver, file, options] of sources) {
     note(`preparing ${name}`)
     const source = file === '' ? disk.raw : await asFormat(disk, { file, driver, options })
-    await execa('cat', [source], { stdout: 'ignore' })
+    await onlyInMemory(source)
     const m = await compare(
       `${name} → plain qcow2`,
       dir,
