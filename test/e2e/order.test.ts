@@ -54,12 +54,13 @@ describe.concurrent('order', () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path)
     await b.start()
-    const at = new Date(Date.now() + 2500)
+    // late enough for a loaded machine to look at the job while it waits
+    const at = new Date(Date.now() + 10_000)
     await drop(b, commandManifest('later', ['true'], { not_before: at.toISOString() }))
+    const held = await until('it is told of', () => statusOf(b, 'later'))
+    expect(held).toMatchObject({ state: 'held' })
     await drop(b, commandManifest('now', ['true']))
     expect(await endOf(b, 'now')).toMatchObject({ state: 'succeeded' })
-    const held = await until('it is held', () => statusOf(b, 'later'))
-    expect(held).toMatchObject({ state: 'held' })
     expect(await endOf(b, 'later')).toMatchObject({ state: 'succeeded' })
     const started = (await eventsOf(b, 'started')).find((e) => e.name === 'later')!
     expect(Date.parse(started.at)).toBeGreaterThanOrEqual(at.getTime())
