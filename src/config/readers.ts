@@ -218,6 +218,24 @@ export const networkMap: Reader<Readonly<Record<string, string>>> = {
   schema: z.record(z.string(), z.string().regex(/^(bridge:)?[^:/\s]+$/)),
 }
 
+/** Names of groups → how many of their jobs run at once. */
+export const countMap: Reader<Readonly<Record<string, number>>> = {
+  read: (v) => {
+    const bad = 'must map names of groups to whole numbers of at least 1'
+    if (typeof v !== 'object' || v === null || Array.isArray(v)) return no(bad)
+    const map: Record<string, number> = {}
+    for (const [name, n] of Object.entries(v)) {
+      const many = typeof n === 'string' && /^\d{1,6}$/.test(n) ? Number(n) : n
+      if (!/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/.test(name) || !Number.isInteger(many) || (many as number) < 1)
+        return no(bad)
+      map[name] = many as number
+    }
+    return ok(map)
+  },
+  fromText: pathMap.fromText!,
+  schema: z.record(z.string(), z.int().min(1)),
+}
+
 /** `host:port`, `[::1]:port` or `:port`. */
 export const listen: Reader<string> = {
   read: (v) => {

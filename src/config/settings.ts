@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os'
 import {
   bool,
   choice,
+  countMap,
   duration,
   fraction,
   listen,
@@ -83,6 +84,27 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
     live,
   ),
   'concurrency.jobs': set(whole(0, 10_000), 0, 'Most jobs at once; 0: only the weight limits them.', live),
+
+  'concurrency.groups': set(
+    countMap,
+    {},
+    'How many jobs of a group run at once, such as { backup: 1, build: 4 }; a group that is not named here: 1.',
+    live,
+  ),
+
+  'logs.max_bytes': set(size(4096, 2 ** 40), '16M', "A job's log is rotated when its file is larger.", live),
+  'logs.max_age': set(duration(0, years), '0', '… or when its first line is older; 0: only by size.', live),
+  'logs.total_bytes': set(
+    size(8192, 2 ** 44),
+    '256M',
+    "All files of one job's log together, the rotated ones compressed; the oldest are removed beyond it.",
+    live,
+  ),
+  'history.path': set<string>(
+    path,
+    undefined,
+    'The index of finished jobs. Must lie on a local disk. Default: vmspool/history.db below /var/cache, for users below $XDG_CACHE_HOME.',
+  ),
 
   'intake.poll_ms': set(
     milliseconds(10, 3600 * second),

@@ -21,6 +21,21 @@ export interface Config {
     weight: number
     /** Jobs at once; 0: only the weight counts. */
     jobs: number
+    /** Jobs of a group at once, by the group's name; 1 for a group that is not named here. */
+    groups: Readonly<Record<string, number>>
+  }
+  /** The logs of jobs. */
+  logs: {
+    /** A log file is rotated when it is larger than this, in bytes. */
+    max_bytes: number
+    /** … or when its first line is older than this, in ms; 0: never by age. */
+    max_age: number
+    /** All files of one job's log together, in bytes: the oldest are removed beyond it. */
+    total_bytes: number
+  }
+  history: {
+    /** The index of jobs, on a local disk; undefined: below the cache folder of the host or the user (it can be rebuilt). */
+    path?: string
   }
   intake: {
     /** Milliseconds between two listings of the queue. */

@@ -26,7 +26,7 @@ export function beyondSchema(
 const isObject = (v: unknown): v is Record<string, unknown> => typeof v === 'object' && v !== null && !Array.isArray(v)
 
 function reserved(root: Record<string, unknown>, say: Say): void {
-  for (const key of ['after', 'group', 'hosts', 'parent', 'notify'])
+  for (const key of ['hosts', 'parent', 'notify'])
     if (root[key] !== undefined)
       say(
         'warning',

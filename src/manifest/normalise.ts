@@ -1,5 +1,5 @@
 import { basename, extname, resolve } from 'node:path'
-import { parseDuration } from '../text/units.ts'
+import { parseDuration, parseSize } from '../text/units.ts'
 import { timeOf } from './time.ts'
 import type { Manifest } from './kinds/index.ts'
 import { batchSuffix, safeName } from './safe-name.ts'
@@ -54,8 +54,7 @@ export function normalise(
       ...(folder === undefined ? {} : { manifest: withPaths(vm.manifest, folder) }),
     }))
   }
-  if (m.kind === 'command' && m.command.argv === undefined)
-    out.command = { ...(m.command as object), argv: ['/bin/sh', '-c', m.command.shell] }
+  if (m.kind === 'command') out.command = normalCommand(m.command)
   return out as unknown as Manifest
 }
 
@@ -67,4 +66,20 @@ function withPaths(manifest: string | Record<string, unknown>, folder: string): 
     typeof d?.local_path === 'string' ? { ...d, local_path: resolve(folder, d.local_path) } : d,
   )
   return { ...manifest, disks }
+}
+
+function normalCommand(c: Record<string, unknown> & { limits?: Record<string, unknown> }): unknown {
+  const { limits } = c
+  return {
+    ...c,
+    ...(c.argv === undefined && { argv: ['/bin/sh', '-c', c.shell] }),
+    ...(c.kill_grace !== undefined && { kill_grace_ms: parseDuration(c.kill_grace) }),
+    ...(limits && {
+      limits: {
+        ...limits,
+        ...(limits.memory !== undefined && { memory_bytes: parseSize(limits.memory) }),
+        ...(limits.cpu_time !== undefined && { cpu_time_ms: parseDuration(limits.cpu_time) }),
+      },
+    }),
+  }
 }

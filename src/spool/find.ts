@@ -6,11 +6,21 @@ import { type JobName, keyOf, parseJobName } from './names.ts'
 import { type JobRecord, readRecord } from './record.ts'
 import type { Spool } from './spool.ts'
 
-export type JobState = 'new' | 'held' | 'claimed' | 'committed' | 'done' | 'failed' | 'cancelled' | 'rejected'
+export type JobState =
+  | 'new'
+  | 'held'
+  | 'claimed'
+  | 'started'
+  | 'committed'
+  | 'done'
+  | 'failed'
+  | 'cancelled'
+  | 'rejected'
 const JOB_STATES: readonly JobState[] = [
   'new',
   'held',
   'claimed',
+  'started',
   'committed',
   'done',
   'failed',

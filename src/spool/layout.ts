@@ -12,6 +12,8 @@ export interface Layout {
   new: string
   held: string
   claimed: string
+  /** jobs that run without an agent, each under its own shim (`vmspool run`) */
+  started: string
   committed: string
   done: string
   failed: string
@@ -48,6 +50,7 @@ export function layoutOf(c: {
     new: join(jobs, 'new'),
     held: join(jobs, 'held'),
     claimed: join(jobs, 'claimed'),
+    started: join(jobs, 'started'),
     committed: join(jobs, 'committed'),
     done: join(jobs, 'done'),
     failed: join(jobs, 'failed'),

@@ -60,6 +60,15 @@ export const statusSchema = z
     finished_at: time.optional(),
     exit_code: z.int().optional(),
     signal: z.string().optional(),
+    pid: z
+      .int()
+      .min(1)
+      .optional()
+      .meta({ description: 'Of a command that runs or ran: its process, leader of its own session.' }),
+    host: z.string().optional().meta({ description: 'Where that process is.' }),
+    command: z.array(z.string()).optional().meta({ description: 'Of a command: the program and its arguments.' }),
+    cwd: z.string().optional().meta({ description: 'Of a command: its working directory.' }),
+    group: z.string().optional(),
     drop_file: z.string().meta({ description: 'The name under which it was dropped in queue/.' }),
     output: z.array(z.string()).optional().meta({ description: 'Files of the answer, relative to output/.' }),
     parent: ulid.optional().meta({ description: 'The batch that the job belongs to.' }),

@@ -122,6 +122,7 @@ export function spoolFolders(l: Layout): [string, number][] {
     [l.new, 0o750],
     [l.held, 0o750],
     [l.claimed, 0o750],
+    [l.started, 0o750],
     [l.committed, 0o750],
     [l.done, 0o750],
     [l.failed, 0o750],

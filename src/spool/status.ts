@@ -66,7 +66,7 @@ const FINAL: Record<string, JobStatus['state']> = {
 function stateFromFolder(job: FoundJob): JobStatus['state'] {
   const final = FINAL[job.state === 'committed' ? (job.name.outcome ?? '') : job.state]
   if (final) return final
-  if (job.state === 'claimed') return 'running'
+  if (job.state === 'claimed' || job.state === 'started') return 'running'
   if (job.state === 'held') return job.name.failures > 0 ? 'retrying' : 'held'
   return 'queued'
 }

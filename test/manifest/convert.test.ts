@@ -199,12 +199,12 @@ describe('Artifact Manifest 1.0', () => {
 
   test('delta manifests are refused; hooks and profiles are said to do nothing', () => {
     expect(errorsOf(parse({ ...minimal, mode: 'delta', base_manifest_id: 'x' })).mode).toContain('delta manifest')
-    const outcome = accepted({ ...minimal, hooks: { pre_fix: ['rm -rf /'] }, profile: 'fast', after: 'x' })
+    const outcome = accepted({ ...minimal, hooks: { pre_fix: ['rm -rf /'] }, profile: 'fast', notify: 'x' })
     expect(
       warningsOf(outcome)
         .map((d) => d.path)
         .sort(),
-    ).toEqual(['after', 'hooks', 'profile'])
+    ).toEqual(['hooks', 'notify', 'profile'])
   })
 
   test('a disk without size and checksum is accepted, with a warning that nothing can be verified', () => {

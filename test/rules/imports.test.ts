@@ -9,7 +9,7 @@ const src = resolve(import.meta.dirname, '../../src')
 const lines = [
   ['cli', 'serve', 'tui'],
   ['agent', 'client'],
-  ['jobs'],
+  ['jobs', 'history'],
   ['spool'],
   ['convert', 'vm'],
   ['images'],

@@ -17,9 +17,34 @@ const retry = z.looseObject({
   delay_ms: count().optional().meta({ description: 'Set by the agent: `delay` in milliseconds.' }),
 })
 
+/** A job that must have ended first: its id or its answer name, and how it must have ended. */
+const dependency = z.looseObject({
+  job: z.string().min(1).meta({ description: 'A job id, or an answer name: the last job of that name.' }),
+  when: z
+    .enum(['success', 'failure', 'always'])
+    .optional()
+    .meta({ description: 'How it must have ended; default success.' }),
+})
+
+const after = z
+  .union([z.string().min(1), z.array(z.union([z.string().min(1), dependency])).max(1000), dependency], {
+    error: 'must be the name or id of a job, or a list of them or of { job, when: success | failure | always }',
+  })
+  .meta({ description: 'Jobs that must have ended before this one starts.' })
+
+const repeat = z
+  .looseObject({
+    cron: z.string().min(1).meta({ description: 'Five or six fields as in crontab(5), or @hourly, @daily, …' }),
+    timezone: z.string().optional().meta({ description: "IANA name such as Europe/Berlin; default the agent's." }),
+    until: z.string().regex(rfc3339).optional().meta({ description: 'No run begins after this.', format: 'date-time' }),
+    runs: z.int().min(1).optional().meta({ description: 'Ends after so many runs.' }),
+    run: count().optional().meta({ description: 'Set by the agent: which run this is.' }),
+  })
+  .meta({ description: 'Run again and again; each run is a job of its own, and runs never overlap.' })
+
 const texts = z.union([z.string(), z.array(z.string())], { error: 'must be text or a list of texts' })
 
-/** Fields that every kind has (DESIGN section 3). `after`, `group`, `hosts`, `parent` and `submitter` are reserved. */
+/** Fields that every kind has (DESIGN section 3). `hosts`, `parent` and `submitter` are reserved. */
 export const common = {
   $schema: z.string().optional(),
   name: answerName.optional().meta({
@@ -39,8 +64,13 @@ export const common = {
   retry: retry.optional(),
   labels: z.record(z.string(), z.string()).optional(),
   notify: z.unknown().optional(),
-  after: texts.optional(),
-  group: z.string().optional(),
+  after: after.optional(),
+  group: z
+    .string()
+    .regex(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/)
+    .optional()
+    .meta({ description: 'Jobs of one group run with its own concurrency (`groups` in the configuration).' }),
+  repeat: repeat.optional(),
   hosts: texts.optional(),
   parent: z.string().optional(),
   retry_of: z.string().optional().meta({ description: 'The id of the job that this one repeats (`vmspool retry`).' }),
