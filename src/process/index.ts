@@ -9,3 +9,5 @@ export {
   processStat,
 } from './identity.ts'
 export { runGroup, SpawnError } from './run.ts'
+export { type DirectFinish, type ShimSpec, startFailure, startShim } from './shim.ts'
+export { type ShimExit, type ShimProcess, type ShimState, shimState, stopShim, waitShim } from './shim-state.ts'

@@ -1,0 +1,331 @@
+#!/usr/bin/perl
+# The shim: stays with one command from its start to its end, and writes down how it ended whatever else dies.
+#
+#   perl shim.pl DIR COMMAND [ARG]…     started by shim.ts
+#
+# It reads from standard input what it is to do and the command's environment (a file would keep secrets), says on descriptor 3
+# whether the command runs, and from then on needs nobody. Orders come through DIR/control, a FIFO: no pid is needed to stop it.
+#
+# Perl, because it is on every Debian (perl-base is Essential), takes about a megabyte, and can tell what a shell cannot: exit
+# code 143 from SIGTERM. No module is loaded: each costs more memory and time than this whole file.
+use strict;
+
+my ($dir, @command) = @ARGV;
+my ($spec, $env, $whole) = do { local $/; split /\0\0/, <STDIN> // '' }; # `name\0value\0…`, twice, then "end"
+exit 70 if ($whole // '') ne 'end'; # who started us died halfway
+my %o = split /\0/, $spec, -1;
+my %nr = $o{arch} eq 'arm64' # Linux system calls that Perl has no word for
+  ? (setsid => 157, prctl => 167, clock => 113, fsync => 82, mknodat => 33, exit => 94, pidfd => 434)
+  : (setsid => 112, prctl => 157, clock => 228, fsync => 74, mknodat => 259, exit => 231, pidfd => 434);
+my @signals = qw(0 HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU
+  URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS);
+my $APPEND = 02001 | 0100; # O_APPEND O_WRONLY O_CREAT
+my ($EINTR, $WNOHANG) = (4, 1);
+
+sub clock { # ms; 0: since 1970, 1: monotonic
+  my $b = "\0" x 16;
+  syscall $nr{clock}, $_[0], $b;
+  my ($s, $ns) = unpack 'qq', $b;
+  $s * 1000 + int($ns / 1e6);
+}
+sub rfc3339 {
+  my @t = gmtime($_[0] / 1000);
+  sprintf '%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', $t[5] + 1900, $t[4] + 1, @t[3, 2, 1, 0], $_[0] % 1000;
+}
+sub text { # as JSON
+  my $s = shift;
+  $s =~ s/[^\x20-\x7e]/?/g;
+  $s =~ s/(["\\])/\\$1/g;
+  "\"$s\"";
+}
+sub slurp { local $/; open my $f, '<', $_[0] or return ''; <$f> // '' }
+sub put { # whole or not at all
+  my ($path, $content, $mode) = @_;
+  sysopen(my $f, "$path.tmp", 01101, $mode) or return; # O_WRONLY O_CREAT O_TRUNC
+  (syswrite($f, $content) // -1) == length $content or return;
+  syscall $nr{fsync}, fileno($f) + 0 if $o{fsync};
+  close $f and rename "$path.tmp", $path;
+}
+
+# ---- the log: `<time> <stream> <F|P> <content>` as in Kubernetes (CRI); rotated between lines, compressed, bounded in total
+
+my ($log_dir, $log_name) = $o{log} =~ m{^(.*)/([^/]+)$}s;
+my ($log, $logged, $log_since, $gzip, $lost, $lost_why) = (undef, 0, 0, undef, 0, '');
+sub segments { # [number, file, bytes], oldest first
+  opendir my $d, $log_dir or return;
+  sort { $a->[0] <=> $b->[0] } map { /^\Q$log_name\E\.(\d+)(?:\.gz)?$/ ? [$1, $_, -s "$log_dir/$_"] : () } readdir $d;
+}
+my $segment = 1;
+for (segments()) { $segment = $_->[0] + 1 if $_->[0] >= $segment }
+
+sub log_open {
+  sysopen $log, $o{log}, $APPEND, oct $o{log_mode} or return;
+  $logged = -s $log;
+  $log_since = $logged ? (stat _)[9] * 1000 : 0;
+}
+sub log_bytes {
+  my ($b, $at) = ($_[0], 0);
+  while ($at < length $b) {
+    my $n = $log ? syswrite $log, $b, length($b) - $at, $at : undef;
+    if (!defined $n) { # a full disk ends no job; that something is missing is said when there is room again
+      next if $log && $! == $EINTR;
+      ($lost, $lost_why) = ($lost + length($b) - $at, "$!");
+      return;
+    }
+    $at += $n;
+  }
+  $logged += $at;
+}
+sub log_chunk {
+  my ($stream, $chunk) = @_;
+  my $now = clock(0);
+  my $mark = rfc3339($now);
+  log_open() if !$log;
+  rotate() if $logged >= $o{log_max} || ($o{log_age} && $log_since && $now - $log_since >= $o{log_age});
+  if ($lost) {
+    my $n = $lost;
+    $lost = 0;
+    log_bytes("$mark agent F $n bytes of output could not be written here: $lost_why\n");
+  }
+  $log_since ||= $now;
+  my $rest = substr $chunk, rindex($chunk, "\n") + 1, length $chunk, '';
+  $chunk =~ s/^/$mark $stream F /mg if length $chunk;
+  $chunk .= "$mark $stream P $rest\n" if length $rest;
+  log_bytes($chunk);
+}
+sub rotate {
+  compressed() if $gzip; # a flood waits for gzip here instead of filling the disk
+  my $old = "$log_dir/$log_name." . $segment;
+  my $packed = "$log_dir/.$log_name.$segment.gz.tmp";
+  rename $o{log}, $old or return;
+  $segment++;
+  close $log;
+  log_open();
+  my $pid = fork;
+  if (defined $pid && !$pid) {
+    open STDIN, '<', $old and sysopen STDOUT, $packed, 01101, oct $o{log_mode} and exec 'nice', 'gzip', '-1';
+    syscall $nr{exit}, 127;
+  }
+  $gzip = { pid => $pid, old => $old, packed => $packed } if $pid;
+  my @all = segments();
+  my $sum = $o{log_max};
+  $sum += $_->[2] for @all;
+  while (@all > 1 && $sum > $o{log_total}) {
+    my $first = shift @all;
+    unlink "$log_dir/$first->[1]";
+    $sum -= $first->[2];
+  }
+}
+my @used = (0, 0); # processor time of gzip, which is not the command's
+sub gzip_used { my @now = (times)[2, 3]; $used[$_] += $now[$_] - $_[$_] for 0, 1 }
+sub compressed {
+  my ($status) = @_;
+  if (!defined $status) {
+    my ($user, $system) = (times)[2, 3];
+    waitpid $gzip->{pid}, 0;
+    $status = $?;
+    gzip_used($user, $system);
+  }
+  if ($status == 0 && open(my $f, '<', $gzip->{packed})) {
+    syscall $nr{fsync}, fileno($f) + 0 if $o{fsync};
+    rename $gzip->{packed}, "$gzip->{old}.gz" and unlink $gzip->{old};
+  } else {
+    unlink $gzip->{packed}; # no gzip here, or no room: it stays as it is
+  }
+  undef $gzip;
+}
+
+# ---- the start
+
+$SIG{HUP} = $SIG{INT} = $SIG{PIPE} = 'IGNORE';
+$SIG{CHLD} = 'DEFAULT';
+my $told;
+$SIG{TERM} = sub { $told = 1 };
+syscall $nr{prctl}, 36, 1, 0, 0, 0; # PR_SET_CHILD_SUBREAPER: what the command leaves behind becomes our child, and is found
+open my $report, '>&=', 3;
+syscall $nr{mknodat}, -100, "$dir/control", 0010600, 0; # S_IFIFO
+sysopen my $control, "$dir/control", 04002; # O_NONBLOCK O_RDWR: it never ends
+pipe my $out, my $out_w;
+pipe my $err, my $err_w;
+pipe my $go, my $go_w;
+pipe my $failed, my $failed_w;
+my $child = fork;
+if (defined $child && !$child) {
+  syscall $nr{setsid};
+  sysread $go, my $b, 1 or syscall $nr{exit}, 127; # not before it is written down who we are
+  $SIG{$_} = 'DEFAULT' for qw(HUP INT PIPE TERM);
+  %ENV = split /\0/, $env, -1;
+  my $step = 'cwd';
+  if (chdir $o{cwd}) {
+    $step = 'stdin';
+    if (open STDIN, '<', $o{stdin}) {
+      open STDOUT, '>&', $out_w;
+      open STDERR, '>&', $err_w;
+      $step = 'exec';
+      exec { $command[0] } @command;
+    }
+  }
+  syswrite $failed_w, $step . ' ' . ($! + 0) . " $!";
+  syscall $nr{exit}, 127;
+}
+close $_ for $out_w, $err_w, $go, $failed_w;
+open STDIN, '<', '/dev/null';
+undef $env;
+my ($started, $begun) = (clock(0), clock(1));
+my $refused = defined $child ? '' : 'fork ' . ($! + 0) . " $!";
+my $ticks = 0;
+sub ticks { my $stat = slurp("/proc/$_[0]/stat"); (split ' ', substr $stat, rindex($stat, ')') + 2)[19] }
+if ($child) {
+  $ticks = ticks($child);
+  my $own = ticks($$);
+  my $since = rfc3339($started);
+  put("$dir/process.json", qq({"schema":1,"pid":$child,"start_ticks":$ticks,"boot_id":"$o{boot_id}","pidns":$o{pidns},)
+    . qq("token":"$o{token}","host":) . text($o{host}) . qq(,"shim":{"pid":$$,"start_ticks":$own},"started_at":"$since"}\n), 0644)
+    or $refused = 'record ' . ($! + 0) . " $!";
+  if ($refused) { close $go_w } # without its record a command must not start
+  else { syswrite $go_w, 'g'; sysread $failed, $refused, 512 }
+}
+syswrite $report, $refused ? "failed $refused\n" : "ok $child $ticks\n";
+close $report;
+close $failed;
+
+# ---- until nothing of it is left
+
+my ($status, $finished, $ended, $asked, $kill_at, $killed, $drained_by, %stop);
+my $timeout_at = $o{timeout} ? $begun + $o{timeout} : 0;
+my $pidfd;
+if ($child && (my $fd = syscall $nr{pidfd}, $child + 0, 0) >= 0) { open $pidfd, '<&=', $fd }
+my %open = $refused ? () : (stdout => $out, stderr => $err);
+
+sub children { # of every thread
+  my $of = shift;
+  opendir my $d, "/proc/$of/task" or return;
+  map { /^\d/ ? split ' ', slurp("/proc/$of/task/$_/children") : () } readdir $d;
+}
+sub descendants {
+  my @next = grep { !$gzip || $_ != $gzip->{pid} } children($$);
+  my @all;
+  while (@next && @all < 100_000) { push @all, @next; @next = map { children($_) } @next }
+  @all;
+}
+sub left { kill(0, -$child) || grep { slurp("/proc/$_/stat") =~ /^\d+ \(.*\) [^ZX]/s } descendants() }
+sub end_all { # one system call for the group leaves no gap for what forks; then what left the group
+  my $signal = shift;
+  kill $signal, -$child;
+  if ($ended || $signal eq 'KILL') { kill $signal, $_ for descendants() }
+}
+sub ask {
+  my ($signal, $grace) = @_;
+  $asked = 1;
+  my $at = clock(1) + $grace;
+  $kill_at = $at if !$kill_at || $at < $kill_at;
+  end_all($grace > 0 ? $signal : 'KILL');
+}
+sub order { # from the FIFO: "stop <who> <grace ms> <signal>"
+  my ($what, $by, $grace, $signal) = split ' ', shift;
+  return if $what ne 'stop' || $ended;
+  $stop{by} //= $by;
+  $stop{at} //= rfc3339(clock(0));
+  $stop{forced} ||= $grace <= 0;
+  ask($signal, $grace);
+}
+sub reap {
+  for (;;) {
+    my @before = (times)[2, 3];
+    my $pid = waitpid -1, $WNOHANG;
+    last if $pid <= 0;
+    if ($gzip && $pid == $gzip->{pid}) { gzip_used(@before); compressed($?) }
+    elsif ($pid == $child) { ($status, $finished, $ended) = ($?, clock(0), clock(1)) }
+  }
+}
+while ($child) {
+  my $now = clock(1);
+  reap();
+  if ($told) { $told = 0; order("stop SIGTERM-to-its-shim $o{grace} $o{kill_signal}") }
+  if (!$ended && !$stop{timed_out} && $timeout_at && $now >= $timeout_at) {
+    $stop{timed_out} = 1;
+    ask($o{kill_signal}, $o{grace});
+  }
+  if ($ended && !left()) {
+    $drained_by ||= $now + 1000; # only who left our tree can hold the pipe open
+    last if !%open || $now >= $drained_by;
+  } elsif ($ended && !$stop{rest}++) {
+    ask('TERM', $o{grace}); # what the command left running ends with it
+  }
+  if ($kill_at && $now >= $kill_at) {
+    $killed ||= $now;
+    last if $ended && $now >= $killed + 10_000; # in uninterruptible sleep, or not ours to end: whoever looks sees it
+    end_all('KILL');
+  }
+  my $wait = $ended ? 20 : $killed ? 50 : $pidfd ? 10_000 : 100; # no pidfd: a kernel before 5.3
+  for my $at ($stop{timed_out} ? 0 : $timeout_at, $killed ? 0 : $kill_at) {
+    $wait = $at > $now ? $at - $now : 0 if $at && $at - $now < $wait;
+  }
+  my $ready = '';
+  vec($ready, fileno $_, 1) = 1 for values %open, $control, ($pidfd && !$ended ? $pidfd : ());
+  select($ready, undef, undef, $wait / 1000) > 0 or next;
+  for my $stream (reverse sort keys %open) { # of two that come together stdout first
+    vec $ready, fileno $open{$stream}, 1 or next;
+    my $n = sysread $open{$stream}, my $chunk, 65536;
+    if ($n) { log_chunk($stream, $chunk) }
+    elsif (defined $n || $! != $EINTR) { delete $open{$stream} }
+  }
+  if (vec $ready, fileno $control, 1) {
+    sysread $control, my $lines, 4096;
+    order($_) for split /\n/, $lines // '';
+  }
+}
+
+# ---- how it ended
+
+$finished //= clock(0);
+$ended //= clock(1);
+my ($code, $signal);
+if (!$refused) {
+  if ($status & 127) { $signal = 'SIG' . ($signals[$status & 127] // 'RT' . ($status & 127)) }
+  else { $code = $status >> 8 }
+}
+compressed() if $gzip;
+my ($user, $system) = map { int(((times)[$_ + 2] - $used[$_]) * 1000 + 0.5) } 0, 1;
+my ($since, $when, $took) = (rfc3339($started), rfc3339($finished), $ended - $begun);
+my ($step, $errno, $why) = $refused =~ /^(\w+) (\d+) (.*)/s;
+my $exit = qq({"schema":1,"exit_code":) . ($code // 'null') . ',"signal":' . ($signal ? "\"$signal\"" : 'null')
+  . qq(,"started_at":"$since","finished_at":"$when","duration_ms":$took,"user_ms":$user,"system_ms":$system);
+$exit .= ',"core":true' if !$refused && $status & 128;
+$exit .= ',"timed_out":true' if $stop{timed_out};
+$exit .= ',"stopped":{"by":' . text($stop{by}) . qq(,"at":"$stop{at}","forced":) . ($stop{forced} ? 'true}' : 'false}') if $stop{by};
+$exit .= qq(,"spawn_error":{"step":"$step","errno":$errno,"message":) . text($why) . '}' if $refused;
+put("$dir/exit.json", "$exit}\n", 0644);
+unlink "$dir/control";
+exit if !$o{record};
+
+# ---- a job without an agent: nobody else is there to say how it ended
+
+my %expected = map { $_ => 1 } split /,/, $o{expected};
+my $how = defined $code ? "ended with exit code $code" : "ended with signal $signal";
+my ($state, $error, $words) =
+    $refused ? ('failed', 'spawn-failed', "could not be started: $why.")
+  : $stop{by} ? ('cancelled', 'cancelled', "was stopped by $stop{by}; it $how.")
+  : $stop{timed_out} ? ('failed', 'timed-out', 'ran longer than its timeout of ' . $o{timeout} / 1000 . " s and was stopped; it $how.")
+  : defined $code && $expected{$code} ? ('succeeded', '', "$how.")
+  : ('failed', defined $code ? 'exit-code' : 'killed', "$how; expected was exit code " . join(' or ', sort { $a <=> $b } keys %expected) . '.');
+$words = "\"$o{title} " . substr text($words), 1; # the title comes escaped
+my $job = slurp($o{status});
+$job =~ s/^  "(?:phase|waiting_on|reason|since)": .*\n//mg;
+$job =~ s/^  "state": "\w+"/  "state": "$state"/m;
+my $more = qq(  "since": "$when",\n  "finished_at": "$when",\n  "reason": $words);
+$more .= qq(,\n  "exit_code": $code) if defined $code;
+$more .= qq(,\n  "signal": "$signal") if $signal;
+$job =~ s/,?\s*\}\s*\z/,\n$more/;
+my $last = $state eq 'succeeded'
+  ? qq(  "summary": $words)
+  : qq(  "error": {\n    "code": "$error",\n    "message": $words,\n    "hint": "Read the whole output with: vmspool logs $o{id}",\n    "transient": false\n  });
+put($o{result}, "$job,\n  \"duration_ms\": $took,\n$last\n}\n", 0644);
+put($o{status}, "$job\n}\n", 0644);
+# Before the record moves: who follows the events then finds a job that is about to end, never one that was passed over.
+if (sysopen my $events, $o{events}, $APPEND, 0644) {
+  my $said = $state eq 'succeeded' ? '' : ",\"error\":$words";
+  syswrite $events, qq({"at":"$when","event":"finished","job":"$o{id}","name":$o{name},"kind":"command","state":"$state","epoch":0,)
+    . qq("visible":false,"started_at":"$since","duration_ms":$took,"attempt":1$said}\n);
+}
+rename $o{record}, $o{$state eq 'succeeded' ? 'done' : $state};
