@@ -3,6 +3,10 @@
  * warnings) goes to stderr, so that a pipe carries nothing but data.
  */
 import { Option } from 'commander'
+import { type Paint, painted, wantsColour } from '../text/paint.ts'
+import { plain, width } from '../text/width.ts'
+
+export { type Paint, painted, plain, wantsColour }
 
 export type Format = 'table' | 'json' | 'yaml' | 'name'
 
@@ -69,39 +73,4 @@ export function table<Row>(rows: readonly Row[], columns: readonly Column<Row>[]
     lines.push(line.join('  ').trimEnd())
   })
   return lines.join('\n')
-}
-
-/** Names come from strangers: nothing that moves a terminal's cursor may get through. */
-export function plain(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what this is about
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, '\ufffd')
-}
-
-function width(text: string): number {
-  let n = 0
-  for (const { segment } of segmenter.segment(text)) n += wide.test(segment) ? 2 : 1
-  return n
-}
-const segmenter = new Intl.Segmenter()
-const wide =
-  /^[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6]|\p{Emoji_Presentation}/u
-
-export type Paint = 'red' | 'green' | 'yellow' | 'blue' | 'dim' | 'bold'
-const codes: Record<Paint, [number, number]> = {
-  red: [31, 39],
-  green: [32, 39],
-  yellow: [33, 39],
-  blue: [34, 39],
-  dim: [2, 22],
-  bold: [1, 22],
-}
-
-export function painted(paint: Paint, text: string): string {
-  const [on, off] = codes[paint]
-  return `\u001b[${on}m${text}\u001b[${off}m`
-}
-
-/** Colours only on a terminal, and never with NO_COLOR (no-color.org: set and not empty) or a dumb terminal. */
-export function wantsColour(stream: { isTTY?: boolean }): boolean {
-  return stream.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== 'dumb'
 }

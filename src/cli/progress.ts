@@ -3,9 +3,10 @@
  * phase, another tenth, or half a minute without news).
  */
 import type { JobStatus } from '../spool/index.ts'
-import { countsText } from '../text/counts.ts'
-import { painted, type Paint, plain, wantsColour } from './output.ts'
-import { bytes, duration } from './units.ts'
+import { describe, percentOf, statePaint, waitingText } from '../client/describe.ts'
+import { painted, plain, wantsColour } from './output.ts'
+
+export { describe, percentOf, statePaint, waitingText }
 
 export interface ProgressView {
   update(status: JobStatus): void
@@ -22,43 +23,6 @@ export async function progressView(o: { stream?: Stream; quiet?: boolean; jobs?:
   // More bars than lines on the screen would only flicker.
   const fits = (o.jobs ?? 1) < (stream.rows || 24) - 2
   return stream.isTTY && process.env.TERM !== 'dumb' && fits ? bars(stream) : lines(stream)
-}
-
-/** "inspect", "waiting for job …", "copy 1.2 GiB of 4.0 GiB, 210 MiB/s, 13 s left" */
-export function describe(status: JobStatus): string {
-  const parts: string[] = []
-  const n = status.children
-  if (status.state === 'running' && status.phase && n === undefined) parts.push(status.phase)
-  if (status.state === 'running' && n !== undefined) parts.push(countsText(n))
-  if (status.state !== 'running') parts.push(status.state)
-  const p = status.progress
-  if (status.state === 'running' && p?.bytes_total) {
-    parts.push(`${bytes(p.bytes_done ?? 0)} of ${bytes(p.bytes_total)}`)
-    if (p.rate_bytes_per_s) parts.push(`${bytes(p.rate_bytes_per_s)}/s`)
-    if (p.eta_ms !== undefined && p.eta_ms !== null) parts.push(`${duration(p.eta_ms)} left`)
-  }
-  if (status.waiting_on) parts.push(`waiting for ${plain(waitingText(status.waiting_on))}`)
-  else if (status.reason && status.state !== 'running') parts.push(plain(status.reason))
-  return parts.join(', ')
-}
-
-export function waitingText(waiting: unknown): string {
-  return typeof waiting === 'string' ? waiting : JSON.stringify(waiting)
-}
-
-export function percentOf(status: JobStatus): number | undefined {
-  const p = status.progress
-  if (p === undefined || p === null) return undefined
-  if (typeof p.percent === 'number') return p.percent
-  return p.bytes_total ? (100 * (p.bytes_done ?? 0)) / p.bytes_total : undefined
-}
-
-export function statePaint(state: JobStatus['state']): Paint | undefined {
-  if (state === 'succeeded') return 'green'
-  if (state === 'failed' || state === 'rejected') return 'red'
-  if (state === 'running') return 'blue'
-  if (state === 'retrying' || state === 'cancelled') return 'yellow'
-  return undefined
 }
 
 function jobLabel(status: JobStatus): string {
