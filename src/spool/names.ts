@@ -4,7 +4,7 @@
  *
  *     [<due ms>-]<priority>-<ulid>-<key>-<ticket>~<epoch>.<failures>.<crashes>.json[.<outcome>-<owner>]
  */
-import { createHash } from 'node:crypto'
+import { sha256Hex } from '../text/sha256.ts'
 
 export type Outcome = 'done' | 'failed' | 'cancelled' | 'rejected'
 export const OUTCOMES: readonly Outcome[] = ['done', 'failed', 'cancelled', 'rejected']
@@ -75,7 +75,7 @@ export function renamed(name: JobName, change: Partial<Omit<JobName, 'file' | 'i
 
 /** 96 bits of SHA-256 of the answer name, in hex: short enough for a file name, long enough never to collide. */
 export function keyOf(answer: string): string {
-  return createHash('sha256').update(answer).digest('hex').slice(0, 24)
+  return sha256Hex(answer).slice(0, 24)
 }
 
 /** The folder of a lane's tickets: 4 096 of them, so that one holds a few hundred tickets when a million jobs wait. */
@@ -148,8 +148,8 @@ export function baseUlid(id: string): string {
 
 /** What the ids of a batch's children begin with: the batch's own time and a hash of its id. */
 export function childPrefix(parent: string): string {
-  const hash = createHash('sha256').update(`children of ${parent}`).digest()
-  return parent.slice(0, 10) + encode(hash.readBigUInt64BE() >> 4n, 12)
+  const hash = sha256Hex(`children of ${parent}`)
+  return parent.slice(0, 10) + encode(BigInt(`0x${hash.slice(0, 16)}`) >> 4n, 12)
 }
 
 /**
