@@ -1,10 +1,11 @@
 /**
  * `<output>/.daemon/stats.json` and the `stats` command, in the schema of the hyper2kvm daemon (contract A6). The totals are counted
- * from `events.jsonl`, up to an offset that is kept in the same file: so they include what other agents of the spool
+ * from `events.jsonl`, up to a position that is kept in the same file: so they include what other agents of the spool
  * did, survive restarts, and count nothing twice.
  */
-import { open, readFile, rename, writeFile } from 'node:fs/promises'
+import { readFile, rename, writeFile } from 'node:fs/promises'
 import { extname, join } from 'node:path'
+import { endOfEvents, type EventsPosition, readEvents } from '../spool/index.ts'
 
 export interface CurrentJob {
   filename: string
@@ -33,7 +34,8 @@ interface Totals {
   total_processing_time: number
   by_file_type: Record<string, TypeTotals>
   recent: CurrentJob[]
-  events: { ino: number; offset: number }
+  /** how far events.jsonl is counted; an older version kept nothing but these two numbers */
+  events: EventsPosition | { ino: number; offset: number }
 }
 
 export interface StatsSnapshot {
@@ -117,8 +119,9 @@ function restore(text: string): Totals {
     }
   }
   if (Array.isArray(raw.recent_completed)) t.recent = raw.recent_completed.slice(0, RECENT) as CurrentJob[]
-  const e = raw.events_read as { ino?: unknown; offset?: unknown } | undefined
-  t.events = { ino: number(e?.ino), offset: number(e?.offset) }
+  const e = raw.events_read as Record<string, unknown> | undefined
+  const read = { ino: number(e?.ino), offset: number(e?.offset) }
+  t.events = typeof e?.segment === 'number' ? ({ ...e, ...read } as EventsPosition) : read
   return t
 }
 
@@ -170,47 +173,22 @@ function count(t: Totals, e: FinishedEvent): void {
   t.recent.length = Math.min(t.recent.length, RECENT)
 }
 
-const CHUNK = 1024 * 1024
-
-/** Reads whole lines from the last offset on. A file with another inode, or a shorter one, is a new one. */
-async function follow(t: Totals, path: string): Promise<void> {
-  let file: Awaited<ReturnType<typeof open>>
-  try {
-    file = await open(path, 'r')
-  } catch (e) {
-    if ((e as NodeJS.ErrnoException).code === 'ENOENT') return
-    throw e
+/** Counts what happened since the last look. */
+async function follow(t: Totals, daemon: string): Promise<void> {
+  const spool = { layout: { daemon } }
+  let at = 'segment' in t.events ? t.events : await endOfEvents(spool, t.events)
+  for (let more = true; more; ) {
+    const read = await readEvents(spool, at)
+    for (const e of read.events) count(t, e as FinishedEvent)
+    at = read.position
+    more = read.more
   }
-  try {
-    const { ino, size } = await file.stat()
-    if (ino !== t.events.ino || size < t.events.offset) t.events = { ino, offset: 0 }
-    const buffer = Buffer.allocUnsafe(CHUNK)
-    for (;;) {
-      const { bytesRead } = await file.read(buffer, 0, CHUNK, t.events.offset)
-      const end = buffer.lastIndexOf(10, bytesRead - 1)
-      if (bytesRead === 0 || end < 0) {
-        // A line longer than the buffer is nobody's event.
-        if (bytesRead === CHUNK) t.events.offset += CHUNK
-        return
-      }
-      for (const line of buffer.toString('utf8', 0, end).split('\n')) {
-        try {
-          count(t, JSON.parse(line))
-        } catch {
-          // cut by a crash, or mixed with another host's line on a network file system
-        }
-      }
-      t.events.offset += end + 1
-    }
-  } finally {
-    await file.close()
-  }
+  t.events = at
 }
 
 /** Reads the totals of earlier runs. A damaged file is set aside and counting starts again. */
 export async function openStats(s: StatsSource): Promise<Stats> {
   const path = join(s.dir, 'stats.json')
-  const events = join(s.dir, 'events.jsonl')
   let totals: Totals
   try {
     const text = await readFile(path, 'utf8')
@@ -223,7 +201,7 @@ export async function openStats(s: StatsSource): Promise<Stats> {
   let saving: Promise<void> | undefined
 
   const update = (): Promise<void> => {
-    reading ??= follow(totals, events).finally(() => {
+    reading ??= follow(totals, s.dir).finally(() => {
       reading = undefined
     })
     return reading

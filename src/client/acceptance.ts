@@ -4,8 +4,7 @@
  * new since the drop. The last alone is certain: a name may have been taken over by a later job, and an event file on a
  * network file system can lose lines.
  */
-import { open } from 'node:fs/promises'
-import { join } from 'node:path'
+import { endOfEvents, readEvents } from '../spool/events.ts'
 import type { Place } from './place.ts'
 import { type JobStatus, jobIds, statusOf, statusOfName } from './status.ts'
 
@@ -17,19 +16,21 @@ export interface Acceptance {
 /** Least time between two looks at the event file, and at the list of jobs, in ms. */
 const eventsMs = 50
 const jobsMs = 1000
-const chunk = 1 << 20
 
 /** Begins to follow what is accepted. Call it before the drop; with `all` also jobs that are there already are looked at. */
 export async function followAcceptance(place: Place, o: { all?: boolean } = {}): Promise<Acceptance> {
-  const path = join(place.layout.daemon, 'events.jsonl')
   const jobOf = new Map<string, string>()
   const known = new Set<string>(o.all ? [] : await jobIds(place))
-  let offset = o.all ? 0 : await sizeOf(path)
-  const readEvents = atMostEvery(eventsMs, async () => {
-    const text = await readFrom(path, offset)
-    if (text === undefined) return
-    offset = text.end
-    for (const line of text.text.split('\n')) noteEvent(line, jobOf)
+  let at = o.all ? undefined : await endOfEvents(place)
+  const lookAtEvents = atMostEvery(eventsMs, async () => {
+    for (let more = true; more; ) {
+      const read = await readEvents(place, at)
+      for (const { drop_file, job } of read.events) {
+        if (typeof drop_file === 'string' && typeof job === 'string') jobOf.set(drop_file, job)
+      }
+      at = read.position
+      more = read.more
+    }
   })
   const readJobs = atMostEvery(jobsMs, async () => {
     for (const id of await jobIds(place)) {
@@ -53,20 +54,10 @@ export async function followAcceptance(place: Place, o: { all?: boolean } = {}):
           return status
         }
       }
-      if (!jobOf.has(drop_file)) await readEvents()
+      if (!jobOf.has(drop_file)) await lookAtEvents()
       if (!jobOf.has(drop_file)) await readJobs()
       return noted(drop_file)
     },
-  }
-}
-
-function noteEvent(line: string, jobOf: Map<string, string>): void {
-  if (!line.includes('"drop_file"')) return
-  try {
-    const event = JSON.parse(line) as { job?: unknown; drop_file?: unknown }
-    if (typeof event.drop_file === 'string' && typeof event.job === 'string') jobOf.set(event.drop_file, event.job)
-  } catch {
-    // two lines that ran into each other: the look at the jobs finds it
   }
 }
 
@@ -82,47 +73,5 @@ function atMostEvery(ms: number, run: () => Promise<void>): () => Promise<void> 
       running = undefined
     })
     return running
-  }
-}
-
-async function readFrom(path: string, offset: number): Promise<{ text: string; end: number } | undefined> {
-  try {
-    const file = await open(path, 'r')
-    try {
-      const { size } = await file.stat()
-      // A file that became shorter was begun anew.
-      let at = size < offset ? 0 : offset
-      const parts: Buffer[] = []
-      while (at < size) {
-        const buffer = Buffer.allocUnsafe(Math.min(chunk, size - at))
-        const { bytesRead } = await file.read(buffer, 0, buffer.length, at)
-        if (bytesRead === 0) break
-        parts.push(buffer.subarray(0, bytesRead))
-        at += bytesRead
-      }
-      const bytes = Buffer.concat(parts)
-      // Only whole lines are consumed, so that no character is cut in two.
-      const whole = bytes.lastIndexOf(10) + 1
-      return { text: bytes.toString('utf8', 0, whole), end: at - (bytes.length - whole) }
-    } finally {
-      await file.close()
-    }
-  } catch (error) {
-    if (['ENOENT', 'ESTALE'].includes(String((error as NodeJS.ErrnoException).code))) return undefined
-    throw error
-  }
-}
-
-async function sizeOf(path: string): Promise<number> {
-  try {
-    const file = await open(path, 'r')
-    try {
-      return (await file.stat()).size
-    } finally {
-      await file.close()
-    }
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return 0
-    throw error
   }
 }
