@@ -1,6 +1,7 @@
 /** Finding the spool a client is about, and looking whether it is there. */
 import { access, constants, readdir } from 'node:fs/promises'
 import type { Config } from '../config/index.ts'
+import { quickPlaces } from '../config/quick.ts'
 import { layoutOf, type Layout } from '../spool/layout.ts'
 import { makeSpool, type Spool } from '../spool/spool.ts'
 import { ClientError } from './errors.ts'
@@ -15,12 +16,18 @@ export interface SpoolPlace {
   config?: string
 }
 
-export interface Place {
+/** What a view needs to know of a spool. */
+export interface View {
   instance: string
   layout: Layout
-  config: Config
   /** the spool for reading and for dropping: no owner, no lease */
   spool: Spool
+  /** history.path, when it is set */
+  history?: string | undefined
+}
+
+export interface Place extends View {
+  config: Config
 }
 
 export const defaultInstance = 'default'
@@ -31,7 +38,16 @@ export async function locate(o: SpoolPlace = {}): Promise<Place> {
   const instance = o.instance ?? (process.env.VMSPOOL_INSTANCE || defaultInstance)
   const { config } = loadConfig({ instance, root: o.root, configFile: o.config, env: process.env })
   const layout = layoutOf({ root: config.root, instance: config.instance, queue: config.queue, output: config.output })
-  return { instance: config.instance, layout, config, spool: makeSpool({ layout }) }
+  return { instance: config.instance, layout, config, spool: makeSpool({ layout }), history: config.history.path }
+}
+
+/** The same for a view, without the schemas and the YAML of the configuration wherever they can make no difference. */
+export async function locateView(o: SpoolPlace = {}): Promise<View> {
+  const instance = o.instance ?? (process.env.VMSPOOL_INSTANCE || defaultInstance)
+  const quick = quickPlaces({ instance, root: o.root, configFile: o.config, env: process.env })
+  if (quick === undefined) return locate(o)
+  const layout = layoutOf({ ...quick, instance })
+  return { instance, layout, spool: makeSpool({ layout }), history: quick.history }
 }
 
 /**
@@ -39,7 +55,7 @@ export async function locate(o: SpoolPlace = {}): Promise<Place> {
  * --instance would otherwise be a queue that nobody works.
  * @throws ClientError 73 when the spool is not there, 77 when it may not be used
  */
-export async function requireSpool(place: Place, need: 'read' | 'submit'): Promise<void> {
+export async function requireSpool(place: View, need: 'read' | 'submit'): Promise<void> {
   const l = place.layout
   try {
     // readdir, not access: on NFS a cached "no such folder" is up to 30 s old

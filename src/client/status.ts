@@ -11,7 +11,7 @@ import type { JobStatus } from '../spool/schema.ts'
 import { statusOf as foldersStatus } from '../spool/status.ts'
 import { ClientError } from './errors.ts'
 import { readJson } from './liveness.ts'
-import { type Place, requireSpool } from './place.ts'
+import { requireSpool, type View } from './place.ts'
 
 export type { JobStatus }
 export type JobStateName = JobStatus['state']
@@ -27,12 +27,12 @@ const ulid = /^[0-9A-HJKMNP-TV-Z]{26}$/
 /** What may be the beginning of a job id: long enough not to be a VM's name by accident. */
 const ulidPrefix = /^[0-9A-HJKMNP-TV-Z]{6,26}$/
 
-export function jobFolder(place: Place, id: string): string {
+export function jobFolder(place: View, id: string): string {
   return join(place.layout.outputJobs, id)
 }
 
 /** The ids of all jobs that have a folder in output/jobs/, oldest first. */
-export async function jobIds(place: Place): Promise<string[]> {
+export async function jobIds(place: View): Promise<string[]> {
   try {
     return (await readdir(place.layout.outputJobs)).filter((n) => ulid.test(n)).sort()
   } catch (error) {
@@ -41,12 +41,12 @@ export async function jobIds(place: Place): Promise<string[]> {
   }
 }
 
-export async function statusOf(place: Place, id: string): Promise<JobStatus | undefined> {
+export async function statusOf(place: View, id: string): Promise<JobStatus | undefined> {
   return readJson<JobStatus>(join(jobFolder(place, id), 'status.json'))
 }
 
 /** The status of the last accepted job of an answer name. */
-export async function statusOfName(place: Place, name: string): Promise<JobStatus | undefined> {
+export async function statusOfName(place: View, name: string): Promise<JobStatus | undefined> {
   if (name.includes('/') || name.includes('\0') || name === '' || name.startsWith('.')) return undefined
   return readJson<JobStatus>(join(place.layout.output, `${name}.status.json`))
 }
@@ -56,7 +56,7 @@ export async function statusOfName(place: Place, name: string): Promise<JobStatu
  * accepted job of that name. A batch is meant by its name, too, when no job of that name is there.
  * @throws ClientError 2 when nothing or more than one job is meant
  */
-export async function findJob(place: Place, which: string): Promise<JobStatus> {
+export async function findJob(place: View, which: string): Promise<JobStatus> {
   const upper = which.toUpperCase()
   if (ulid.test(upper)) {
     const status = await statusOf(place, upper)
@@ -84,7 +84,7 @@ export async function findJob(place: Place, which: string): Promise<JobStatus> {
 }
 
 /** The end of a job's log that may be asked for. */
-export function logPath(place: Place, id: string): string {
+export function logPath(place: View, id: string): string {
   return join(jobFolder(place, id), 'log')
 }
 
@@ -99,7 +99,7 @@ export interface ListFilter {
 }
 
 /** Statuses of jobs, newest first. Reads one small file per job it looks at. */
-export async function listJobs(place: Place, filter: ListFilter = {}): Promise<JobStatus[]> {
+export async function listJobs(place: View, filter: ListFilter = {}): Promise<JobStatus[]> {
   const folders = await jobsInFolders(place)
   const all = [...new Set([...(await jobIds(place)), ...folders.keys()])].sort().reverse()
   // The ids of a batch's VMs all begin alike, so no other job need be read.
@@ -124,12 +124,12 @@ function matches(status: JobStatus, filter: ListFilter): boolean {
   return filter.name === undefined || status.name === filter.name
 }
 
-async function currentStatus(place: Place, id: string, job: FoundJob | undefined): Promise<JobStatus | undefined> {
+async function currentStatus(place: View, id: string, job: FoundJob | undefined): Promise<JobStatus | undefined> {
   return job === undefined ? statusOf(place, id) : foldersStatus(place.spool, job)
 }
 
 /** Where each job lies; empty for a client that may not read jobs/. */
-async function jobsInFolders(place: Place): Promise<Map<string, FoundJob>> {
+async function jobsInFolders(place: View): Promise<Map<string, FoundJob>> {
   try {
     return new Map((await listFolders(place.spool)).map((job) => [job.name.id, job]))
   } catch (error) {
@@ -139,7 +139,7 @@ async function jobsInFolders(place: Place): Promise<Map<string, FoundJob>> {
 }
 
 /** What the job left: its result file as the answer holds it; undefined when it has none (yet). */
-export async function resultOf(place: Place, status: JobStatus): Promise<Record<string, unknown> | undefined> {
+export async function resultOf(place: View, status: JobStatus): Promise<Record<string, unknown> | undefined> {
   const file = `${status.name}.result.json`
   const own = [
     join(jobFolder(place, status.id), 'answer', file),
@@ -156,7 +156,7 @@ export async function resultOf(place: Place, status: JobStatus): Promise<Record<
 }
 
 /** Why a job failed, as its `.error` says it. */
-export async function errorTextOf(place: Place, status: JobStatus): Promise<string | undefined> {
+export async function errorTextOf(place: View, status: JobStatus): Promise<string | undefined> {
   const file = `${status.name}.error`
   const paths = [
     join(jobFolder(place, status.id), 'answer', file),

@@ -1,6 +1,4 @@
 import { readFileSync } from 'node:fs'
-import { homedir } from 'node:os'
-import { join } from 'node:path'
 import { offsetOf, lineCounter } from '../text/source.ts'
 import { decodeUtf8 } from '../text/utf8.ts'
 import { readYaml } from '../text/yaml.ts'
@@ -18,18 +16,6 @@ export interface Given {
   column?: number
   /** From a text without types (environment, `.conf`): "5" may be a number. */
   untyped?: boolean
-}
-
-/**
- * The files of an instance in reading order. A user's own come after those of the host:
- * `$XDG_CONFIG_HOME/vmspool/agent.yaml`. `VMSPOOL_CONFIG_DIR` replaces all these folders.
- */
-export function standardFiles(instance: string, env: NodeJS.ProcessEnv, uid: number): string[] {
-  const names = ['agent.yaml', `agent@${instance}.yaml`]
-  if (env.VMSPOOL_CONFIG_DIR) return names.map((n) => join(env.VMSPOOL_CONFIG_DIR!, n))
-  const folders = ['/etc/vmspool']
-  if (uid !== 0) folders.push(join(env.XDG_CONFIG_HOME || join(env.HOME || homedir(), '.config'), 'vmspool'))
-  return folders.flatMap((f) => names.map((n) => join(f, n)))
 }
 
 /** What one file says. Undefined when it does not exist. Errors are pushed to `errors`. */

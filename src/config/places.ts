@@ -1,7 +1,7 @@
-import { createHash } from 'node:crypto'
 import { accessSync, constants } from 'node:fs'
 import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { sha256Hex } from '../text/sha256.ts'
 
 /** The spool folder of the host. */
 const systemRoot = '/var/lib/vmspool'
@@ -29,7 +29,7 @@ export function defaultRuntimeDir(instance: string, root: string, env: NodeJS.Pr
   const own = env.RUNTIME_DIRECTORY?.split(':')[0]
   if (own) return own
   const standard = root === systemRoot || root === defaultRoot(instance, env, uid)
-  const name = standard ? instance : `${instance}-${createHash('sha256').update(root).digest('hex').slice(0, 8)}`
+  const name = standard ? instance : `${instance}-${sha256Hex(root).slice(0, 8)}`
   if (uid === 0 || (root === systemRoot && !env.XDG_RUNTIME_DIR)) return join('/run/vmspool', name)
   return env.XDG_RUNTIME_DIR ? join(env.XDG_RUNTIME_DIR, 'vmspool', name) : join(tmpdir(), `vmspool-${uid}`, name)
 }
@@ -38,4 +38,16 @@ export function defaultRuntimeDir(instance: string, root: string, env: NodeJS.Pr
 export function instanceFault(instance: string): string | undefined {
   if (/^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}$/.test(instance)) return undefined
   return `The instance name ${JSON.stringify(instance.slice(0, 80))} cannot be used: it must be 1 to 64 letters, digits and "_", "-", ".", ":", and start with a letter, a digit or "_".`
+}
+
+/**
+ * The files of an instance in reading order. A user's own come after those of the host:
+ * `$XDG_CONFIG_HOME/vmspool/agent.yaml`. `VMSPOOL_CONFIG_DIR` replaces all these folders.
+ */
+export function standardFiles(instance: string, env: NodeJS.ProcessEnv, uid: number): string[] {
+  const names = ['agent.yaml', `agent@${instance}.yaml`]
+  if (env.VMSPOOL_CONFIG_DIR) return names.map((n) => join(env.VMSPOOL_CONFIG_DIR!, n))
+  const folders = ['/etc/vmspool']
+  if (uid !== 0) folders.push(join(env.XDG_CONFIG_HOME || join(env.HOME || homedir(), '.config'), 'vmspool'))
+  return folders.flatMap((f) => names.map((n) => join(f, n)))
 }

@@ -1,5 +1,4 @@
 /** One opened spool: where it lies, the world it runs in (file system, clocks, chance), and who we are in it. */
-import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
 import { access, mkdir, stat, statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
@@ -88,7 +87,7 @@ export function makeSpool(o: SpoolOptions): Spool {
   const remote = o.remote ?? false
   const fs = o.fs ?? nodeFs(() => remote)
   const clock = o.clock ?? { now: () => Date.now(), mono: () => performance.now() }
-  const random = o.random ?? ((n: number) => randomBytes(n))
+  const random = o.random ?? ((n: number) => process.getBuiltinModule('node:crypto').randomBytes(n))
   return {
     layout: o.layout,
     fs,

@@ -61,9 +61,9 @@ function detail(s: JobStatus): string {
 }
 
 async function run(o: Options): Promise<void> {
-  const { locate, requireSpool } = await import('../../client/place.ts')
+  const { locateView, requireSpool } = await import('../../client/place.ts')
   const { findJob, listJobs } = await import('../../client/status.ts')
-  const place = await locate(o)
+  const place = await locateView(o)
   await requireSpool(place, 'read')
   const parent = o.batch === undefined ? undefined : (await findJob(place, o.batch)).id
   const limit = o.limit === 0 ? Number.POSITIVE_INFINITY : o.limit
