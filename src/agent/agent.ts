@@ -15,6 +15,7 @@ import {
   stopOwner,
 } from '../spool/index.ts'
 import { createBatches } from './batches.ts'
+import { aloneOnThisHost, carriedRound, leaving } from './carried.ts'
 import { controlCommands } from './commands.ts'
 import { type ControlSocket, openControlSocket } from './control-socket.ts'
 import { AgentError } from './errors.ts'
@@ -175,11 +176,12 @@ async function live(
     return made
   }
   const elected = reaperElection()
+  const carried = carriedRound(a)
   const quarter = (): number => Math.max(50, spool.leaseMs / 4)
   const intake = loop('intake', () => a.config.intake.poll_ms, intakeRound(a, sched, status))
   kickIntake = intake.kick
   loop('heartbeat', quarter, () => heartbeatRound(a, sched))
-  loop('reap', quarter, () => elected(spool, () => reapRound(a, sched, intake.kick)))
+  loop('reap', quarter, () => elected(spool, () => reapRound(a, sched, intake.kick, () => carried.lookAgain())))
   const publisher = loop(
     'publish',
     () => 2_000,
@@ -197,6 +199,7 @@ async function live(
     () => spaceRound(a),
   )
   loop('waiting', () => 5_000, waitingRound(a, sched))
+  loop('carried', () => 10_000, carried.round)
   loop(
     'cleanup',
     () => 60_000,
@@ -243,6 +246,8 @@ class Ending {
   private a: Agent
   private done: () => void = () => {}
   private timer: NodeJS.Timeout | undefined
+  /** no agent of another host could take a command up that still runs here */
+  private alone = false
 
   constructor(a: Agent) {
     this.a = a
@@ -262,15 +267,28 @@ class Ending {
     a.log.info('agent.draining', { why, running: a.running.size, deadline_ms: deadlineMs })
     // A batch only waits, for jobs that this agent will not begin any more: the next one goes on with it.
     for (const job of a.running.values()) if (job.weight === 0) job.abort(draining)
-    if (deadlineMs !== undefined)
+    if (deadlineMs !== undefined) {
       this.timer = setTimeout(() => this.giveBack(`the drain deadline of ${deadlineMs} ms`), deadlineMs)
+      void this.leaveCommands()
+    }
     this.look()
+  }
+
+  /** Commands need no agent: one that has to go leaves them to the next one at once. */
+  private async leaveCommands(): Promise<void> {
+    const { a } = this
+    this.alone = await aloneOnThisHost(a.spool).catch(() => false)
+    if (!this.alone) return
+    for (const job of a.running.values()) {
+      if (job.claim.record.kind === 'command') job.abort(leaving)
+    }
   }
 
   private giveBack(why: string): void {
     clearTimeout(this.timer)
     for (const job of this.a.running.values()) {
-      job.abort({ kind: 'drain', message: `The agent was stopped (${why}); another one goes on with the job.` })
+      const message = `The agent was stopped (${why}); another one goes on with the job.`
+      job.abort({ kind: 'drain', message, leave: this.alone })
     }
   }
 

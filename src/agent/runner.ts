@@ -115,6 +115,7 @@ async function attempt(a: Agent, deps: RunnerDeps, claim: Claim, weight: number)
       phase: job.progress.phase,
       ...(Object.keys(p).length > 0 ? { progress: p } : {}),
       ...(job.progress.children ? { children: job.progress.children } : {}),
+      ...job.progress.process,
     }
     if (job.aborted) status.reason = job.aborted.message
     deps.status.set(status, kind)
@@ -151,8 +152,8 @@ async function attempt(a: Agent, deps: RunnerDeps, claim: Claim, weight: number)
     status: Partial<JobStatus>,
     error?: Failure,
   ): Promise<void> => {
-    const { children } = job.progress
-    const told = { ...(children ? { children } : {}), ...status }
+    const { children, process } = job.progress
+    const told = { ...(children ? { children } : {}), ...process, ...status }
     return end(a, deps, claim, log, { outcome: o, extra, status: told, error, started_at, duration_ms, started })
   }
   if (outcome) {
@@ -200,6 +201,7 @@ async function handle(
     drop: { ...record.drop },
     attemptDir: claim.attemptDir,
     answerDir: claim.answerDir,
+    shim: { failures: name.failures, logFile: join(a.spool.layout.outputJobs, name.id, 'log') },
     publicDir: a.spool.layout.output,
     logsDir: join(claim.attemptDir, 'own'),
     earlierAttempts: [...earlierAttempts, ...(await keptFor(a, claim))],

@@ -13,7 +13,21 @@ export function baseStatus(name: JobName, record: JobRecord): Omit<JobStatus, 's
     accepted_at: record.drop.at,
     drop_file: record.drop.file,
     ...familyFields(record),
+    ...(record.manifest.group === undefined ? {} : { group: record.manifest.group }),
+    ...commandFields(record),
   }
+}
+
+/** A status is read often and whole: of a very long command its beginning must do. */
+const WORDS = 64
+const WORD_CHARS = 512
+
+function commandFields(record: JobRecord): Pick<JobStatus, 'command' | 'cwd'> {
+  if (record.manifest.kind !== 'command' || record.rejected) return {}
+  const { argv, cwd } = record.manifest.command as { argv?: string[]; cwd?: string }
+  const clipped = argv?.slice(0, WORDS).map((w) => (w.length > WORD_CHARS ? `${w.slice(0, WORD_CHARS)}…` : w))
+  if (clipped && argv && argv.length > WORDS) clipped.push('…')
+  return { ...(clipped ? { command: clipped } : {}), ...(cwd === undefined ? {} : { cwd }) }
 }
 
 export function claimStatus(c: Claim): Omit<JobStatus, 'state' | 'since'> {

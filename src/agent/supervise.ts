@@ -16,6 +16,7 @@ import {
   sweepStatus,
   tidyOld,
 } from '../spool/index.ts'
+import { carries } from './carried.ts'
 import { agentGone, endEarlier } from './children.ts'
 import type { Finished } from './runner.ts'
 import type { Scheduler } from './scheduler.ts'
@@ -64,7 +65,12 @@ async function startAnew(a: Agent): Promise<void> {
   a.dispatch()
 }
 
-export async function reapRound(a: Agent, scheduler: Scheduler, kickIntake: () => void): Promise<void> {
+export async function reapRound(
+  a: Agent,
+  scheduler: Scheduler,
+  kickIntake: () => void,
+  lookForCarried: () => void,
+): Promise<void> {
   if (a.fenced || !a.spool.owner) return
   const r = await reapDead(a.spool)
   if (r.deadOwners.length === 0) return
@@ -76,6 +82,7 @@ export async function reapRound(a: Agent, scheduler: Scheduler, kickIntake: () =
     a.plan?.add(name)
   }
   if (r.givenUp.length > 0) a.publish()
+  lookForCarried()
   if (r.takenOver > 0) kickIntake()
   scheduler.laneMoved()
   a.dispatch()
@@ -136,8 +143,8 @@ export async function publishRound(a: Agent, scheduler: Scheduler, finished: Map
 async function cancelRound(a: Agent, scheduler: Scheduler): Promise<JobName[]> {
   const requests = await cancelRequests(a.spool)
   const abortRunning = (): void => {
-    for (const { id, by } of requests)
-      a.running.get(id)?.abort({ kind: 'cancel', message: `The job was cancelled by ${by}.` })
+    for (const { id, by, force } of requests)
+      a.running.get(id)?.abort({ kind: 'cancel', message: `The job was cancelled by ${by}.`, by, force })
   }
   abortRunning()
   const reserved = new Set<string>()
@@ -146,7 +153,8 @@ async function cancelRound(a: Agent, scheduler: Scheduler): Promise<JobName[]> {
       decide({ id, kind, rejected }) {
         // Being claimed here: two claims of one process would take it from each other.
         if (a.inFlight.has(id)) return 'leave'
-        if (kind !== 'batch' || rejected) return 'commit'
+        if (rejected) return 'commit'
+        if (kind !== 'batch' && !(kind === 'command' && carries(a.spool, id))) return 'commit'
         if (a.draining) return 'leave'
         reserved.add(id)
         a.inFlight.add(id)

@@ -88,6 +88,8 @@ export function judge(
         return again({ ...error, transient: true }, o)
     }
   }
+  // Somebody ended its program by hand, under the shim's eyes: as good as a cancel.
+  if (f.code === 'stopped') return { do: 'cancel', error: f }
   return again(f, o)
 }
 

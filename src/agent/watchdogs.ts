@@ -5,7 +5,9 @@ import type { Agent, RunningJob } from './state.ts'
 export function watchdogs(a: Agent, job: RunningJob): { stop(): void } {
   const stops: (() => void)[] = []
   // What is configured is for work; a batch works only through its children, each with its own.
-  const limit = job.claim.record.manifest.timeout_ms ?? (job.weight === 0 ? 0 : a.config.timeouts.job)
+  // A command's shim counts from the command's own start, whichever agent looks after it.
+  const own = job.weight === 0 ? 0 : a.config.timeouts.job
+  const limit = job.claim.record.kind === 'command' ? 0 : (job.claim.record.manifest.timeout_ms ?? own)
   if (limit > 0) {
     const t = setTimeout(
       () =>

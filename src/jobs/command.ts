@@ -1,22 +1,40 @@
-/** Kind `command`: runs a program in its own process group. Its answer is how it ended; it makes no disk. */
+/**
+ * Kind `command`: runs a program under a shim of its own (process/shim.ts), which needs no agent: when the agent dies or is
+ * restarted the program goes on, and the next attempt at the job takes it over as it is.
+ */
+import { join } from 'node:path'
 import type { CommandManifest } from '../manifest/index.ts'
-import { runGroup, SpawnError } from '../process/index.ts'
+import {
+  type ShimExit,
+  type ShimProcess,
+  shimState,
+  SpawnError,
+  startFailure,
+  startShim,
+  stopShim,
+  waitShim,
+} from '../process/index.ts'
+import { markTry, tryOf } from './command-attempt.ts'
+import { asSubmitter, notForChildren } from './command-submitter.ts'
+import { lastWords } from './command-words.ts'
 import { abortedError, abortReason, type JobContext, JobError, type JobHandler, type JobOutcome } from './types.ts'
 
-/** What tells a process that it runs under systemd; our children do not, and would speak to our manager for us. */
-const NOT_FOR_CHILDREN = {
-  NOTIFY_SOCKET: undefined,
-  NOTIFY_FD: undefined,
-  WATCHDOG_PID: undefined,
-  WATCHDOG_USEC: undefined,
-  LISTEN_FDS: undefined,
-  LISTEN_PID: undefined,
-  JOURNAL_STREAM: undefined,
-  NODE_COMPILE_CACHE: undefined, // set by our launcher, for us
-}
+type Context = JobContext<CommandManifest> & Required<Pick<JobContext, 'shim'>>
 
-/** The whole of a program's last words goes into the log; this much of them also into the error text. */
-const TAIL_BYTES = 2048
+/** Where the shim of an attempt keeps its records. */
+export const SHIM_FOLDER = 'run'
+
+/** Who stopped a program that another agent is to run again: no user's name has a colon. */
+const GIVE_BACK = 'vmspool:give-back'
+
+/** Errors behind which the next attempt may find another world: out of processes, memory or descriptors. */
+const PASSING = new Set(['EAGAIN', 'ENOMEM', 'EMFILE', 'ENFILE', 'ETXTBSY', 'EIO', 'ESTALE'])
+
+/** A program that this job has already: of an attempt that was cut off, not of one that failed and is to be repeated. */
+interface Carried {
+  dir: string
+  of: string
+}
 
 function argvOf(m: CommandManifest): string[] {
   const c = m.command as { argv?: readonly string[]; shell?: string }
@@ -29,110 +47,185 @@ function argvOf(m: CommandManifest): string[] {
   })
 }
 
-/** How a program is started as whoever dropped the job, and what it is told of him. */
-interface RunAs {
-  prefix: string[]
-  env: Record<string, undefined>
-  cwd?: string
+async function run(m: CommandManifest, given: JobContext<CommandManifest>): Promise<JobOutcome> {
+  if (!given.shim)
+    throw new Error('A command needs an agent (or vmspool run): its log and its tries are not known here.')
+  const c: Context = { ...given, shim: given.shim }
+  const carried = await fromEarlier(m, c)
+  const dir = carried?.dir ?? join(c.attemptDir, SHIM_FOLDER)
+  if (!carried) {
+    const failed = await start(m, c, dir)
+    if (failed) throw notStarted(m, failed)
+  }
+  const exit = await toItsEnd(m, c, dir)
+  if (abortReason(c.signal)) throw abortedError(c.signal, 'run')
+  return judge(m, c, exit)
 }
 
 /**
- * A job may do only what its submitter may do. An agent that is root becomes him (setpriv(1): user, groups, no way back); any
- * other agent runs only its own user's programs.
+ * What an earlier attempt left: a program that still runs, or one that ended while no agent was there to see it. What belongs to
+ * an attempt that failed was judged then. A program whose shim was killed is ended: nobody could say how it ends.
  */
-async function asSubmitter(drop: JobContext['drop']): Promise<RunAs> {
-  const us = process.geteuid?.() ?? 0
-  if (drop.uid === us) return { prefix: [], env: {} }
-  if (us !== 0) {
-    throw new JobError(
-      `The job was dropped by uid ${drop.uid}, but the agent runs as uid ${us} and cannot run programs as somebody else.`,
-      {
-        code: 'other-submitter',
-        transient: false,
-        hint: 'Drop it as the user of the agent, or run the agent as root: it then runs each program as its submitter.',
-      },
-    )
+async function fromEarlier(m: CommandManifest, c: Context): Promise<Carried | undefined> {
+  for (const earlier of [...c.earlierAttempts].reverse()) {
+    if (earlier.kept) continue
+    const dir = join(earlier.dir, SHIM_FOLDER)
+    if (tryOf(dir) !== c.shim.failures) continue
+    const s = shimState(dir)
+    if (s.state === 'orphaned') {
+      c.log('agent', `the shim of process ${s.process.pid} was killed; the process is ended, and the command run again`)
+      await stopShim(dir, { by: GIVE_BACK, graceMs: graceOf(m, c) })
+    } else if (s.state === 'elsewhere') {
+      c.log(
+        'agent',
+        `${earlier.owner} may still run it as process ${s.process.pid} of ${s.process.host}; nobody here can tell`,
+      )
+    } else if (s.state === 'running' || (s.state === 'ended' && s.exit.stopped?.by !== GIVE_BACK)) {
+      const how = s.state === 'running' ? `process ${s.process.pid}, which runs` : 'a process that ended meanwhile'
+      c.log('agent', `takes over ${how}, from ${earlier.owner}`)
+      if (s.process) tell(c, s.process)
+      return { dir, of: earlier.owner }
+    }
   }
-  const { submitterOf } = await import('../images/submitter.ts')
-  const who = await submitterOf(drop.uid, drop.gid)
-  const groups = [...new Set([who.gid, ...who.groups])].join(',')
-  return {
-    prefix: [
-      'setpriv',
-      `--reuid=${who.uid}`,
-      `--regid=${who.gid}`,
-      `--groups=${groups}`,
-      '--inh-caps=-all',
-      '--no-new-privs',
-      '--',
-    ],
-    env: { HOME: undefined, USER: undefined, LOGNAME: undefined, MAIL: undefined },
-    cwd: '/',
-  }
+  return undefined
 }
 
-async function run(m: CommandManifest, c: JobContext<CommandManifest>): Promise<JobOutcome> {
+async function start(m: CommandManifest, c: Context, dir: string): Promise<ShimExit | undefined> {
   const argv = argvOf(m)
   const as = await asSubmitter(c.drop)
-  const expected = m.command.expected_exit_codes ?? [0]
-  let tail = Buffer.alloc(0)
-  const keep = (chunk: Buffer): void => {
-    tail = Buffer.concat([tail, chunk.subarray(-TAIL_BYTES)]).subarray(-TAIL_BYTES)
-  }
-  c.progress({ phase: 'run' })
-  const started = performance.now()
-  let result: Awaited<ReturnType<typeof runGroup>>
+  const { logs } = c.config
+  markTry(dir, c.shim.failures)
+  const timeout = m.timeout_ms ?? c.config.timeouts.job
   try {
-    result = await runGroup([...as.prefix, ...argv], {
+    const started = await startShim({
+      dir,
+      argv: [...as.prefix, ...argv],
       cwd: m.command.cwd ?? as.cwd ?? c.attemptDir,
       env: {
-        ...NOT_FOR_CHILDREN,
+        ...notForChildren,
         ...as.env,
         VMSPOOL_JOB: c.id,
         VMSPOOL_EPOCH: String(c.epoch),
         VMSPOOL_NAME: c.answer,
-        ...m.command.env,
+        ...(m.command.env as Record<string, string> | undefined),
       },
-      signal: c.signal,
-      killGraceMs: 5000,
-      onSpawn: c.spawned,
-      onStdout: (chunk) => c.log('stdout', chunk),
-      onStderr: (chunk) => {
-        keep(chunk)
-        return c.log('stderr', chunk)
-      },
+      log: { path: c.shim.logFile, max_bytes: logs.max_bytes, max_age_ms: logs.max_age, total_bytes: logs.total_bytes },
+      ...(timeout > 0 ? { timeout_ms: timeout } : {}),
+      ...(m.command.kill_signal === undefined ? {} : { kill_signal: m.command.kill_signal }),
+      ...(m.command.stdin_file === undefined ? {} : { stdin: m.command.stdin_file }),
+      kill_grace_ms: graceOf(m, c),
     })
+    if ('failed' in started) return started.failed
+    tell(c, started.process)
+    return undefined
   } catch (e) {
     if (!(e instanceof SpawnError)) throw e
-    throw new JobError(e.message, {
-      code: 'spawn-failed',
-      // Out of processes, memory or descriptors passes; a program that is not there stays away.
-      transient: ['EAGAIN', 'ENOMEM', 'EMFILE', 'ENFILE', 'ETXTBSY', 'EIO', 'ESTALE'].includes(e.code),
-      hint: 'Look at command.argv and command.cwd; programs are looked up in the PATH of the agent.',
-      cause: e,
+    throw new JobError(e.message, { code: 'spawn-failed', transient: PASSING.has(e.code), cause: e })
+  }
+}
+
+function tell(c: Context, p: ShimProcess): void {
+  c.progress({ phase: 'run', process: { pid: p.pid, host: p.host } })
+}
+
+function graceOf(m: CommandManifest, c: Context): number {
+  return m.command.kill_grace_ms ?? c.config.timeouts.kill_grace
+}
+
+/** Waits for its end. When the job is to stop, the program is; when only the agent is to go, the program stays for the next one. */
+async function toItsEnd(m: CommandManifest, c: Context, dir: string): Promise<ShimExit> {
+  let s = await waitShim(dir, { signal: c.signal })
+  const why = abortReason(c.signal)
+  if (s.state === 'running') {
+    if (why?.kind === 'fenced' || (why?.kind === 'drain' && why.leave)) throw abortedError(c.signal, 'run')
+    s = await stopShim(dir, {
+      by: why?.kind === 'cancel' ? (why.by ?? 'a request') : GIVE_BACK,
+      graceMs: graceOf(m, c),
+      ...(m.command.kill_signal === undefined ? {} : { signal: m.command.kill_signal }),
+      ...(why?.force ? { force: true } : {}),
     })
   }
-  if (abortReason(c.signal)) throw abortedError(c.signal, 'run')
-  const ended = result.signal === null ? `exit code ${result.exit_code}` : `signal ${result.signal}`
-  const detail = { argv, duration_ms: Math.round(performance.now() - started) }
-  if (result.exit_code !== null && expected.includes(result.exit_code)) {
+  if (s.state === 'orphaned') s = await stopShim(dir, { by: GIVE_BACK, graceMs: graceOf(m, c) })
+  if (s.state === 'ended') return s.exit
+  if (why) throw abortedError(c.signal, 'run')
+  throw new JobError(
+    `How "${argvOf(m)[0]}" ended is not known: ${s.state === 'lost' ? s.why : 'its shim was killed, and what it had started was ended'}.`,
+    { code: 'lost', transient: true, hint: `Read the whole output with: vmspool logs ${c.id}`, phase: 'run' },
+  )
+}
+
+function notStarted(m: CommandManifest, exit: ShimExit): JobError {
+  const e = startFailure(exit)
+  const what = argvOf(m)[0]
+  const why =
+    e?.step === 'cwd'
+      ? `its working directory ${m.command.cwd ?? ''} cannot be entered (${e.message})`
+      : e?.step === 'stdin'
+        ? `its standard input ${m.command.stdin_file ?? ''} cannot be opened (${e.message})`
+        : e?.code === 'ENOENT'
+          ? 'there is no such program in PATH'
+          : e?.code === 'EACCES'
+            ? 'it may not be executed by this user'
+            : (e?.message ?? 'for no known reason')
+  return new JobError(`The program "${what}" could not be started: ${why}.`, {
+    code: 'spawn-failed',
+    transient: PASSING.has(e?.code ?? ''),
+    hint: 'Look at command.argv and command.cwd; programs are looked up in the PATH of the agent.',
+    phase: 'run',
+  })
+}
+
+async function judge(m: CommandManifest, c: Context, exit: ShimExit): Promise<JobOutcome> {
+  if (exit.spawn_error) throw notStarted(m, exit)
+  const argv = argvOf(m)
+  const expected = m.command.expected_exit_codes ?? [0]
+  const ended = exit.signal === null ? `exit code ${exit.exit_code}` : `signal ${exit.signal}`
+  const detail = {
+    argv,
+    duration_ms: exit.duration_ms,
+    user_ms: exit.user_ms,
+    system_ms: exit.system_ms,
+    ...(exit.core ? { core: true } : {}),
+  }
+  const codes = {
+    ...(exit.exit_code === null ? {} : { exit_code: exit.exit_code }),
+    ...(exit.signal === null ? {} : { signal: exit.signal }),
+  }
+  const hint = `Read the whole output with: vmspool logs ${c.id}`
+  if (exit.stopped) {
+    throw new JobError(`The job was stopped by ${exit.stopped.by}; ${argv[0]} ended with ${ended}.`, {
+      ...codes,
+      code: 'stopped',
+      transient: false,
+      phase: 'run',
+      detail,
+    })
+  }
+  if (exit.timed_out) {
+    throw new JobError(
+      `${argv[0]} ran longer than its timeout of ${(m.timeout_ms ?? c.config.timeouts.job) / 1000} s and was stopped; it ended with ${ended}. Give it a larger "timeout", or none, and drop it again.`,
+      { ...codes, code: 'timed-out', transient: false, hint, phase: 'run', detail },
+    )
+  }
+  if (exit.exit_code !== null && expected.includes(exit.exit_code)) {
     return {
       summary: `${argv[0]} ended with ${ended}.`,
-      exit_code: result.exit_code,
-      phases: [{ name: 'run', duration_ms: detail.duration_ms }],
+      exit_code: exit.exit_code,
+      phases: [{ name: 'run', duration_ms: exit.duration_ms }],
       argv,
+      user_ms: exit.user_ms,
+      system_ms: exit.system_ms,
     }
   }
-  const words = tail.toString('utf8').trim()
+  const words = await lastWords(c.shim.logFile, exit.started_at)
   throw new JobError(
     `${argv[0]} ended with ${ended}; expected was ${expected.length === 1 ? `exit code ${expected[0]}` : `one of the exit codes ${expected.join(', ')}`}.${words === '' ? '' : `\nIts last words:\n${words}`}`,
     {
-      code: result.signal === null ? 'exit-code' : 'killed',
+      ...codes,
+      code: exit.signal === null ? 'exit-code' : 'killed',
       // A program's own failure is tried again when its manifest speaks of `retry`; sysexits' EX_TEMPFAIL and a foreign kill always.
-      transient: m.retry !== undefined || result.exit_code === 75 || result.signal !== null,
-      ...(result.exit_code === null ? {} : { exit_code: result.exit_code }),
-      ...(result.signal === null ? {} : { signal: result.signal }),
-      hint: `Read the whole output with: vmspool logs ${c.id}`,
+      transient: m.retry !== undefined || exit.exit_code === 75 || exit.signal !== null,
+      hint,
       phase: 'run',
       detail,
     },

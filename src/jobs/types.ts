@@ -20,6 +20,8 @@ export interface JobProgress {
   percent?: number
   /** of a batch */
   children?: Counts
+  /** of a command: where it runs */
+  process?: { pid: number; host: string }
 }
 
 /** Who dropped the job, as what, when. */
@@ -38,6 +40,12 @@ export const COMMAND_LINE = 'command line'
 export interface AbortReason {
   kind: 'cancel' | 'drain' | 'timeout' | 'fenced' | 'stalled'
   message: string
+  /** of a cancel: who wants it */
+  by?: string
+  /** of a cancel: at once, without grace */
+  force?: boolean
+  /** of a drain: what can go on without an agent may stay for the next one of this host */
+  leave?: boolean
 }
 
 /** One image or file that the job made, as it is named in `<name>.result.json`. */
@@ -113,6 +121,13 @@ export interface JobContext<M = Manifest> {
   config: Config
   /** for the handler of a batch */
   family?: Family
+  /** for a handler whose programs outlive the agent */
+  shim?: {
+    /** attempts of this job that failed before this one */
+    failures: number
+    /** the job's log, which the shim writes itself */
+    logFile: string
+  }
 }
 
 export interface JobHandler<M = Manifest> {

@@ -19,13 +19,16 @@ async function writeRequest(s: Spool, file: string, body: object): Promise<void>
 }
 
 /** Asks for a job to be cancelled. Durable when it returns; what the job then ends as is decided by its commit. */
-export async function requestCancel(s: Spool, id: string, by: string): Promise<void> {
-  await writeRequest(s, `cancel-${id}.json`, { schema: 1, job: id, by, at: new Date(s.clock.now()).toISOString() })
+export async function requestCancel(s: Spool, id: string, by: string, o: { force?: boolean } = {}): Promise<void> {
+  const at = new Date(s.clock.now()).toISOString()
+  await writeRequest(s, `cancel-${id}.json`, { schema: 1, job: id, by, at, ...(o.force ? { force: true } : {}) })
 }
 
 export interface CancelRequest {
   id: string
   by: string
+  /** what runs is killed without grace */
+  force: boolean
 }
 
 /** The jobs that somebody wants cancelled. */
@@ -35,13 +38,16 @@ export async function cancelRequests(s: Spool): Promise<CancelRequest[]> {
     const id = CANCEL.exec(file)?.[1]
     if (!id || !ULID.test(id)) continue
     let by = 'a request'
+    let force = false
     try {
       const { bytes } = await s.fs.readFile(join(s.layout.control, file), 65_536)
-      by = String(JSON.parse(bytes.toString('utf8')).by ?? by).slice(0, 200)
+      const said = JSON.parse(bytes.toString('utf8'))
+      by = String(said.by ?? by).slice(0, 200)
+      force = said.force === true
     } catch {
       // an unreadable request is still one
     }
-    out.push({ id, by })
+    out.push({ id, by, force })
   }
   return out
 }
