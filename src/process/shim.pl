@@ -11,9 +11,9 @@
 use strict;
 
 my ($dir, @command) = @ARGV;
-my ($spec, $env, $whole) = do { local $/; split /\0\0/, <STDIN> // '' }; # `name\0value\0…`, twice, then "end"
-exit 70 if ($whole // '') ne 'end'; # who started us died halfway
-my %o = split /\0/, $spec, -1;
+my ($count, @words) = do { local $/; split /\0/, <STDIN> // '', -1 }; # how many words of orders, those, the environment, "end"
+exit 70 if (pop(@words) // '') ne 'end'; # who started us died halfway
+my %o = splice @words, 0, $count;
 my %nr = $o{arch} eq 'arm64' # Linux system calls that Perl has no word for
   ? (setsid => 157, prctl => 167, clock => 113, fsync => 82, mknodat => 33, exit => 94, pidfd => 434)
   : (setsid => 112, prctl => 157, clock => 228, fsync => 74, mknodat => 259, exit => 231, pidfd => 434);
@@ -154,7 +154,7 @@ if (defined $child && !$child) {
   syscall $nr{setsid};
   sysread $go, my $b, 1 or syscall $nr{exit}, 127; # not before it is written down who we are
   $SIG{$_} = 'DEFAULT' for qw(HUP INT PIPE TERM);
-  %ENV = split /\0/, $env, -1;
+  %ENV = @words;
   my $step = 'cwd';
   if (chdir $o{cwd}) {
     $step = 'stdin';
@@ -170,7 +170,7 @@ if (defined $child && !$child) {
 }
 close $_ for $out_w, $err_w, $go, $failed_w;
 open STDIN, '<', '/dev/null';
-undef $env;
+undef @words;
 my ($started, $begun) = (clock(0), clock(1));
 my $refused = defined $child ? '' : 'fork ' . ($! + 0) . " $!";
 my $ticks = 0;

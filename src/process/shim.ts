@@ -98,8 +98,8 @@ function orders(s: ShimSpec, token: string): Record<string, string | number> {
 export async function startShim(s: ShimSpec): Promise<{ process: ShimProcess } | { failed: ShimExit }> {
   mkdirSync(s.dir, { recursive: true, mode: 0o700 })
   const token = randomUUID()
-  const spec = Object.entries(orders(s, token)).flat().join('\0')
-  const input = `${spec}\0\0${environment(s.env, token).join('\0')}\0\0end`
+  const told = Object.entries(orders(s, token)).flat()
+  const input = [told.length, ...told, ...environment(s.env, token), 'end'].join('\0')
   const child = spawn(perl, [program, s.dir, ...s.argv], {
     cwd: '/',
     detached: true,
