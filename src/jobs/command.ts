@@ -5,6 +5,7 @@
 import { join } from 'node:path'
 import type { CommandManifest } from '../manifest/index.ts'
 import {
+  fenceShim,
   type ShimExit,
   type ShimProcess,
   shimState,
@@ -71,7 +72,9 @@ async function fromEarlier(m: CommandManifest, c: Context): Promise<Carried | un
     if (earlier.kept) continue
     const dir = join(earlier.dir, SHIM_FOLDER)
     if (tryOf(dir) !== c.shim.failures) continue
-    const s = shimState(dir)
+    let s = shimState(dir)
+    // Its agent may have died while the shim was only beginning.
+    if (s.state === 'lost' && !s.process && !fenceShim(dir)) s = shimState(dir)
     if (s.state === 'orphaned') {
       c.log('agent', `the shim of process ${s.process.pid} was killed; the process is ended, and the command run again`)
       await stopShim(dir, { by: GIVE_BACK, graceMs: graceOf(m, c) })

@@ -9,5 +9,14 @@ export {
   processStat,
 } from './identity.ts'
 export { runGroup, SpawnError } from './run.ts'
-export { type DirectFinish, type ShimSpec, startFailure, startShim } from './shim.ts'
-export { type ShimExit, type ShimProcess, type ShimState, shimState, stopShim, waitShim } from './shim-state.ts'
+export { startFailure, startShim } from './shim.ts'
+export type { ShimSpec } from './shim-orders.ts'
+export {
+  fenceShim,
+  type ShimExit,
+  type ShimProcess,
+  type ShimState,
+  shimState,
+  stopShim,
+  waitShim,
+} from './shim-state.ts'

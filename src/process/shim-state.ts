@@ -1,5 +1,5 @@
 /** What became of a command under a shim: read from its folder and the process table, by whoever may look. */
-import { closeSync, constants, openSync, readFileSync, type FSWatcher, watch, writeSync } from 'node:fs'
+import { closeSync, constants, mkdirSync, openSync, readFileSync, type FSWatcher, watch, writeSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { endGroup, ownMembers } from './group.ts'
@@ -44,12 +44,16 @@ export type ShimState =
   /** only its own host (or container) can tell */
   | { state: 'elsewhere'; process: ShimProcess }
 
+/** EISDIR: fenced */
+const ABSENT = new Set(['ENOENT', 'ESTALE', 'ENOTDIR', 'EISDIR'])
+
 function read<T>(path: string): T | undefined {
   try {
     return JSON.parse(readFileSync(path, 'utf8')) as T
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
-    if (code === 'ENOENT' || code === 'ESTALE' || code === 'ENOTDIR' || error instanceof SyntaxError) return undefined
+    if (code !== undefined && ABSENT.has(code)) return undefined
+    if (error instanceof SyntaxError) return undefined
     throw error
   }
 }
@@ -74,6 +78,21 @@ export function shimState(dir: string): ShimState {
   if (late) return { state: 'ended', exit: late, process }
   if (ownMembers(process).length > 0) return { state: 'orphaned', process }
   return { state: 'lost', why: 'its shim was killed, so nobody saw how it ended', process }
+}
+
+/**
+ * Makes sure that what was never started never will be: a shim that is late cannot write down who it is any more, and then starts
+ * nothing. False when it has started after all.
+ */
+export function fenceShim(dir: string): boolean {
+  try {
+    mkdirSync(join(dir, 'process.json'), { recursive: false })
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return true // not even its folder is there
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    return readProcess(dir) === undefined
+  }
 }
 
 /** Sends an order; false when no shim listens any more. */

@@ -133,30 +133,36 @@ describe.concurrent('an agent', () => {
     expect(await readdir(b.layout.claimed)).toEqual([])
   })
 
-  test('TERM waits for its deadline, then gives back; a second TERM does not wait', async () => {
+  test('TERM leaves commands to the next agent at once: it takes them up, and they never notice', async () => {
     await using dir = await tempDir()
-    await using b = await bed(dir.path)
-    for (const [deadline, terms] of [
-      [0.3, 1],
-      [3600, 2],
-    ] as const) {
-      const agent = await b.start({ config: { drain: { timeout: deadline } } })
-      const name = `job${terms}`
-      await sleeping(b, name)
-      await running(b, name)
-      agent.signal('SIGTERM')
-      if (terms === 2) {
-        await until('it drains', () => agent.output().includes('agent.draining'))
-        agent.signal('SIGTERM')
-      }
-      expect(await agent.exited).toEqual({ code: 0, signal: null })
-      const waiting = await statusOf(b, name)
-      expect(waiting).toMatchObject({ state: 'queued' })
-      expect(waiting?.reason).toMatch(/another one goes on/)
-      expect(sleepers(b)).toEqual([])
-      expect(await readdir(b.layout.claimed)).toEqual([])
-      expect((await readdir(b.layout.new)).every((f) => /~\d+\.0\.0\.json$/.test(f))).toBe(true)
-    }
+    await using b = await bed(dir.path, { drain: { timeout: 3600 } })
+    const first = await b.start()
+    const go = join(dir.path, 'go')
+    const argv = ['sh', '-c', `echo first; while [ ! -e ${go} ]; do sleep 0.05; done; echo last; exit 3`]
+    await drop(b, commandManifest('job', argv, { command: { argv, expected_exit_codes: [3] } }))
+    const { pid } = (await until('its process is known', async () => {
+      const s = await statusOf(b, 'job')
+      return s?.pid !== undefined && s
+    })) as { pid: number }
+    first.signal('SIGTERM')
+    expect(await first.exited).toEqual({ code: 0, signal: null })
+    expect(await statusOf(b, 'job')).toMatchObject({
+      state: 'queued',
+      reason: expect.stringMatching(/goes on without it/),
+    })
+    expect(identify(pid)).toBeDefined()
+    expect(await readdir(b.layout.claimed)).toEqual([])
+    expect((await readdir(b.layout.new)).every((f) => /~1\.0\.0\.json$/.test(f))).toBe(true)
+    const second = await b.start()
+    await until('it runs again', async () => (await statusOf(b, 'job'))?.state === 'running')
+    expect(await statusOf(b, 'job')).toMatchObject({ pid, epoch: 1 })
+    await second.kill()
+    await writeFile(go, '') // it ends while no agent is there
+    await until('it has ended', () => identify(pid) === undefined)
+    await b.start()
+    expect(await endOf(b, 'job')).toMatchObject({ state: 'succeeded', exit_code: 3, pid, epoch: 2 })
+    const log = await readFile(join(b.layout.outputJobs, (await statusOf(b, 'job'))!.id, 'log'), 'utf8')
+    expect(log.match(/stdout F (first|last)$/gm)).toHaveLength(2)
   })
 
   test('stop on the socket answers first, then ends like TERM', async () => {
@@ -167,11 +173,11 @@ describe.concurrent('an agent', () => {
     await running(b, 'x')
     expect(await say(b, 'stop')).toEqual({ status: 'ok', message: 'Stopping daemon' })
     expect(await agent.exited).toEqual({ code: 0, signal: null })
-    expect(sleepers(b)).toEqual([])
+    expect(sleepers(b)).toHaveLength(1)
     await expect(say(b, 'status')).rejects.toThrow(/ENOENT/)
   })
 
-  test('a killed one is succeeded at once: lock, socket, claims, and the children it left', async () => {
+  test('a killed one is succeeded at once: lock, socket, claims, and the commands that it carried', async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path) // with the standard lease of 30 s: nobody waits for that
     const first = await b.start()
@@ -183,13 +189,27 @@ describe.concurrent('an agent', () => {
     expect(identify(left!.pid)).toBeDefined()
     const second = await b.start()
     expect(await say(b, 'status')).toMatchObject({ pid: second.pid })
-    await until('the job runs again', async () => (await statusOf(b, 'long'))?.epoch === 1)
-    await until('one child is left, the new one', () => {
-      const now = sleepers(b)
-      return now.length === 1 && now[0]!.pid !== left!.pid
+    const again = await until('the job runs again', async () => {
+      const s = await statusOf(b, 'long')
+      return s?.epoch === 1 && s.state === 'running' && s.pid !== undefined && s
     })
-    expect(second.output()).toContain('job.leftover-ended')
-    expect((await statusOf(b, 'long'))?.attempt).toBe(2)
+    expect(again).toMatchObject({ attempt: 2, pid: left!.pid })
+    expect(sleepers(b)).toEqual([left])
+  })
+
+  test('a cancel reaches a command that runs while its job waits for an agent', async () => {
+    await using dir = await tempDir()
+    await using b = await bed(dir.path)
+    const first = await b.start()
+    await sleeping(b, 'long')
+    await until('its child runs', () => sleepers(b).length === 1)
+    first.signal('SIGTERM')
+    await first.exited
+    const { id } = (await statusOf(b, 'long'))!
+    await writeFile(join(b.layout.control, `cancel-${id}.json`), JSON.stringify({ by: 'the test' }))
+    await b.start()
+    expect(await endOf(b, 'long')).toMatchObject({ state: 'cancelled', reason: 'The job was cancelled by the test.' })
+    expect(sleepers(b)).toEqual([])
   })
 
   test('a worker works beside it, answers for itself, and needs no socket to be stopped', async () => {
@@ -287,7 +307,7 @@ describe.concurrent('an agent', () => {
     await expect(readdir(run)).rejects.toThrow('ENOENT')
   })
 
-  test('loses its folders, stops its children and goes on under a new name', async () => {
+  test('loses its folders, leaves its command to who took the job over, and goes on under a new name', async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path, { lease: { timeout: 1 } })
     const agent = await b.start()
@@ -300,12 +320,11 @@ describe.concurrent('an agent', () => {
     await until('the other one has the job', async () => (await statusOf(b, 'x'))?.epoch === 1)
     agent.signal('SIGCONT')
     await until('it noticed', () => agent.output().includes('owner.started'))
-    await until('its child is gone', () => !sleepers(b).some((p) => p.pid === before!.pid))
-    await until('one runs it', () => sleepers(b).length === 1)
+    expect(sleepers(b)).toEqual([before])
     // Its last status may come late, over that of the new attempt; that one stands again soon.
     await until('the status is the new one', async () => {
       const s = await statusOf(b, 'x')
-      return s?.state === 'running' && s.epoch === 1
+      return s?.state === 'running' && s.epoch === 1 && s.pid === before!.pid
     })
     await drop(b, commandManifest('y', ['true']))
     expect(await endOf(b, 'y')).toMatchObject({ state: 'succeeded' })

@@ -10,7 +10,7 @@ const root = process.geteuid?.() === 0
 
 async function runAs(uid: number, argv: string[]): Promise<{ out: string; error?: unknown }> {
   const dir = await mkdtemp(join(tmpdir(), 'vs-as-'))
-  let out = ''
+  const logFile = join(dir, 'log')
   const context = {
     id: 'x',
     answer: 'x',
@@ -20,15 +20,21 @@ async function runAs(uid: number, argv: string[]): Promise<{ out: string; error?
     signal: new AbortController().signal,
     progress: () => {},
     spawned: () => {},
-    log: (_: string, text: string | Buffer) => {
-      out += text
+    log: () => {},
+    earlierAttempts: [],
+    shim: { failures: 0, logFile },
+    config: {
+      timeouts: { job: 0, kill_grace: 1000 },
+      logs: { max_bytes: 1e6, max_age: 0, total_bytes: 1e7 },
     },
   } as unknown as JobContext<CommandManifest>
+  const out = async () =>
+    (await readFile(logFile, 'utf8')).replaceAll(/^\S+ stdout F (.*\n)|^.*\n/gm, (_line, said?: string) => said ?? '')
   try {
     await command.run({ kind: 'command', command: { argv } } as CommandManifest, context)
-    return { out }
+    return { out: await out() }
   } catch (error) {
-    return { out, error }
+    return { out: await out(), error }
   } finally {
     await rm(dir, { recursive: true })
   }

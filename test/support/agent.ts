@@ -5,7 +5,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { join, resolve } from 'node:path'
 import { type Layout, layoutOf } from '../../src/spool/index.ts'
-import { processesMarked } from './leaks.ts'
+import { processesMarked, shimsBelow } from './leaks.ts'
 import { until } from './wait.ts'
 
 export const home = resolve(import.meta.dirname, '../..')
@@ -103,7 +103,7 @@ export async function bed(
               // ended by itself
             }
           }
-          return left.length === 0
+          return left.length === 0 && shimsBelow(dir).length === 0 && shimsBelow(layout.output).length === 0
         },
         { every_ms: 50 },
       )

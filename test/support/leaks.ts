@@ -27,6 +27,21 @@ export function processesMarked(marker: string): LivingProcess[] {
   return found
 }
 
+/** Shims (src/process/shim.pl) of commands below `dir`. They have an environment of their own, and so no mark. */
+export function shimsBelow(dir: string): number[] {
+  return readdirSync('/proc')
+    .filter((entry) => /^\d+$/.test(entry))
+    .filter((entry) => {
+      try {
+        const [, program, folder] = readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0')
+        return program?.endsWith('/shim.pl') === true && folder?.startsWith(`${dir}/`) === true
+      } catch {
+        return false // ended while we looked
+      }
+    })
+    .map(Number)
+}
+
 /** Mount points below `dir`. */
 export function mountsBelow(dir: string): string[] {
   return readFileSync('/proc/self/mountinfo', 'utf8')
