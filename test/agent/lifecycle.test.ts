@@ -140,10 +140,7 @@ describe.concurrent('an agent', () => {
     const go = join(dir.path, 'go')
     const argv = ['sh', '-c', `echo first; while [ ! -e ${go} ]; do sleep 0.05; done; echo last; exit 3`]
     await drop(b, commandManifest('job', argv, { command: { argv, expected_exit_codes: [3] } }))
-    const { pid } = (await until('its process is known', async () => {
-      const s = await statusOf(b, 'job')
-      return s?.pid !== undefined && s
-    })) as { pid: number }
+    const pid = Number(await until('its process is known', async () => (await statusOf(b, 'job'))?.pid))
     first.signal('SIGTERM')
     expect(await first.exited).toEqual({ code: 0, signal: null })
     expect(await statusOf(b, 'job')).toMatchObject({
@@ -154,8 +151,11 @@ describe.concurrent('an agent', () => {
     expect(await readdir(b.layout.claimed)).toEqual([])
     expect((await readdir(b.layout.new)).every((f) => /~1\.0\.0\.json$/.test(f))).toBe(true)
     const second = await b.start()
-    await until('it runs again', async () => (await statusOf(b, 'job'))?.state === 'running')
-    expect(await statusOf(b, 'job')).toMatchObject({ pid, epoch: 1 })
+    const again = await until('it runs again', async () => {
+      const s = await statusOf(b, 'job')
+      return s?.state === 'running' && s.pid !== undefined && s
+    })
+    expect(again).toMatchObject({ pid, epoch: 1 })
     await second.kill()
     await writeFile(go, '') // it ends while no agent is there
     await until('it has ended', () => identify(pid) === undefined)
