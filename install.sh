@@ -50,6 +50,8 @@ need_packages() {
   PATH=$PATH:/usr/sbin:/sbin
   have qemu-img || set -- "$@" qemu-utils
   have prlimit || set -- "$@" util-linux
+  have perl || set -- "$@" perl-base
+  have gzip || set -- "$@" gzip
   [ -n "$disk" ] || have mke2fs || set -- "$@" e2fsprogs
   [ $# = 0 ] || apt_install "$@"
 }

@@ -29,7 +29,7 @@ function versionIn(text: string): number[] {
 }
 
 export async function checkTools(): Promise<Finding[]> {
-  return [node(), ...(await Promise.all([qemuImg(), prlimit(), qemuSystem()]))]
+  return [node(), ...(await Promise.all([qemuImg(), prlimit(), perl(), qemuSystem()]))]
 }
 
 function node(): Finding {
@@ -101,6 +101,22 @@ async function prlimit(): Promise<Finding> {
     )
   }
   return ok('prlimit', found.text.trim())
+}
+
+/** The shim of every command is written in it, with nothing beyond its core; logs are compressed with gzip. */
+async function perl(): Promise<Finding> {
+  const works = await output('perl', ['-e', 'print "perl $^V"; exit(system("gzip --version >/dev/null") ? 3 : 0)'])
+  if (works === undefined) {
+    return fail(
+      'perl',
+      'It is not installed; every command that vmspool runs is carried by a small perl program.',
+      'Install it: apt-get install --no-install-recommends perl-base (Debian, Ubuntu), dnf install perl-interpreter (Fedora, RHEL).',
+    )
+  }
+  if (works.code === 3) {
+    return note('perl', `${works.text.trim()}; gzip is missing, so rotated logs are kept as they are.`, 'Install gzip.')
+  }
+  return ok('perl', works.text.trim())
 }
 
 async function qemuSystem(): Promise<Finding> {
