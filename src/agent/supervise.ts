@@ -12,6 +12,7 @@ import {
   publishCommitted,
   reapDead,
   retain,
+  settleAllStarted,
   startOwner,
   sweepStatus,
   tidyOld,
@@ -209,6 +210,10 @@ export async function cleanupRound(a: Agent): Promise<number | undefined> {
   const began = performance.now()
   const mended = await sweepStatus(a.spool)
   if (mended > 0) a.log.info('status.mended', { files: mended })
+  const settled = await settleAllStarted(a.spool, {
+    onError: (id, error) => a.log.warn('job.unsettled', { job: id, error }),
+  })
+  for (const id of settled) a.log.warn('job.lost', { job: id })
   const r = a.config.retention
   const removed = await retain(a.spool, { done_ms: r.done, failed_ms: r.failed, superseded_ms: r.superseded })
   if (removed > 0) a.log.info('retention.removed', { jobs: removed })

@@ -18,6 +18,12 @@ export const table: readonly Entry[] = [
     load: () => import('./commands/submit.ts'),
   },
   {
+    name: 'run',
+    summary: 'start commands in the background, without an agent',
+    group: 'Jobs:',
+    load: () => import('./commands/run.ts'),
+  },
+  {
     name: 'status',
     summary: 'show one job, or wait for it',
     group: 'Jobs:',

@@ -21,5 +21,20 @@ try {
   // a user without a home
 }
 
-const { main } = await import('./program.ts')
-process.exitCode = await main(argv.slice(2))
+// `run` has a way of its own, which loads no more than it needs; its help comes from where all help comes from.
+const args = argv.slice(2)
+const done = args[0] === 'run' ? await runAlone(args.slice(1)) : undefined
+if (done === undefined) {
+  const { main } = await import('./program.ts')
+  process.exitCode = await main(args)
+} else process.exitCode = done
+
+async function runAlone(rest: string[]): Promise<number | undefined> {
+  const { runNow } = await import('./run-now.ts')
+  try {
+    return await runNow(rest)
+  } catch (error) {
+    const { reportError } = await import('./errors.ts')
+    return reportError(error)
+  }
+}

@@ -5,15 +5,26 @@
 #
 # It reads from standard input what it is to do and the command's environment (a file would keep secrets), says on descriptor 3
 # whether the command runs, and from then on needs nobody. Orders come through DIR/control, a FIFO: no pid is needed to stop it.
+# Or `vmspool run` has become us by execve(2), with the orders in its environment: then the shim is our child, and we say ourselves
+# what came of it.
 #
 # Perl, because it is on every Debian (perl-base is Essential), takes about a megabyte, and can tell what a shell cannot: exit
 # code 143 from SIGTERM. No module is loaded: each costs more memory and time than this whole file.
 use strict;
 
 my ($dir, @command) = @ARGV;
-my ($count, @words) = do { local $/; split /\0/, <STDIN> // '', -1 }; # how many words of orders, those, the environment, "end"
-exit 70 if (pop(@words) // '') ne 'end'; # who started us died halfway
-my %o = splice @words, 0, $count;
+my $become = delete $ENV{VMSPOOL_SHIM};
+my (%o, @words);
+if (defined $become) {
+  %o = map { s/%(..)/chr hex $1/ger } split /[=&]/, $become, -1;
+  delete $ENV{LC_ALL};
+  $ENV{substr $_, 4} = delete $o{$_} for grep /^env:/, keys %o;
+  @words = %ENV;
+} else {
+  (my $count, @words) = do { local $/; split /\0/, <STDIN> // '', -1 }; # how many words of orders, those, the environment, "end"
+  exit 70 if (pop(@words) // '') ne 'end'; # who started us died halfway
+  %o = splice @words, 0, $count;
+}
 my %nr = $o{arch} eq 'arm64' # Linux system calls that Perl has no word for
   ? (setsid => 157, prctl => 167, clock => 113, fsync => 82, mknodat => 33, exit => 94, pidfd => 434)
   : (setsid => 112, prctl => 157, clock => 228, fsync => 74, mknodat => 259, exit => 231, pidfd => 434);
@@ -37,6 +48,14 @@ sub text { # as JSON
   $s =~ s/[^\x20-\x7e]/?/g;
   $s =~ s/(["\\])/\\$1/g;
   "\"$s\"";
+}
+sub because { # why a command was not started, in words
+  my ($step, $errno, $why) = @_;
+  $step eq 'cwd' ? "its working directory $o{cwd} cannot be entered ($why)"
+    : $step eq 'stdin' ? "its standard input $o{stdin} cannot be opened ($why)"
+    : $step eq 'exec' && $errno == 2 ? ($command[0] =~ m{/} ? "there is no file $command[0]" : "there is no program \"$command[0]\" in PATH")
+    : $step eq 'exec' && $errno == 13 ? "$command[0] may not be executed by this user, or is no program"
+    : $why;
 }
 sub slurp { local $/; open my $f, '<', $_[0] or return ''; <$f> // '' }
 sub put { # whole or not at all
@@ -135,6 +154,38 @@ sub compressed {
   undef $gzip;
 }
 
+# ---- `vmspool run`
+
+my $report;
+if (defined $become) {
+  pipe my $begun, $report;
+  my $pid = fork;
+  if (!defined $pid || $pid) {
+    close $report;
+    my $said = defined $pid ? <$begun> // 'failed shim 0 its shim died' : 'failed fork ' . ($! + 0) . " $!";
+    my ($ok, $of, $errno, $why) = split ' ', $said, 4;
+    chomp $why if $why;
+    waitpid $pid, 0 if $pid && $ok ne 'ok'; # until it has recorded that
+    if (length $o{json}) { # what is on record by now
+      my $job = slurp($o{status});
+      $job =~ s/\s+\z//;
+      $job =~ s/^/  /mg;
+      print "[\n$job\n]\n";
+    } elsif ($ok eq 'ok') { print $o{say_before}, $o{say_before} =~ /: $/ ? $of : (), $o{say_after} }
+    exit 0 if $ok eq 'ok';
+    print STDERR "vmspool: \"$o{words}\" could not be started: " . because($of, $errno, $why) . ". Nothing runs; job $o{id} is on record as failed.\n";
+    exit 1;
+  }
+  close $begun;
+  open STDIN, '<', '/dev/null';
+  open STDOUT, '>', '/dev/null';
+  open STDERR, '>', '/dev/null';
+  syscall $nr{setsid};
+  chdir '/';
+} else {
+  open $report, '>&=', 3;
+}
+
 # ---- the start
 
 $SIG{HUP} = $SIG{INT} = $SIG{PIPE} = 'IGNORE';
@@ -142,7 +193,6 @@ $SIG{CHLD} = 'DEFAULT';
 my $told;
 $SIG{TERM} = sub { $told = 1 };
 syscall $nr{prctl}, 36, 1, 0, 0, 0; # PR_SET_CHILD_SUBREAPER: what the command leaves behind becomes our child, and is found
-open my $report, '>&=', 3;
 syscall $nr{mknodat}, -100, "$dir/control", 0010600, 0; # S_IFIFO
 sysopen my $control, "$dir/control", 04002; # O_NONBLOCK O_RDWR: it never ends
 pipe my $out, my $out_w;
@@ -182,6 +232,12 @@ if ($child) {
   put("$dir/process.json", qq({"schema":1,"pid":$child,"start_ticks":$ticks,"boot_id":"$o{boot_id}","pidns":$o{pidns},)
     . qq("token":"$o{token}","host":) . text($o{host}) . qq(,"shim":{"pid":$$,"start_ticks":$own},"started_at":"$since"}\n), 0644)
     or $refused = 'record ' . ($! + 0) . " $!";
+  if ($o{status}) { # before the command can end: from then on only we write it
+    local $o{fsync};
+    my $job = slurp($o{status});
+    $job =~ s/^  "started_at": "[^"]*",\n/  "started_at": "$since",\n  "pid": $child,\n/m;
+    put($o{status}, $job, 0644);
+  }
   if ($refused) { close $go_w } # without its record a command must not start
   else { syswrite $go_w, 'g'; sysread $failed, $refused, 512 }
 }
@@ -304,7 +360,7 @@ exit if !$o{record};
 my %expected = map { $_ => 1 } split /,/, $o{expected};
 my $how = defined $code ? "ended with exit code $code" : "ended with signal $signal";
 my ($state, $error, $words) =
-    $refused ? ('failed', 'spawn-failed', "could not be started: $why.")
+    $refused ? ('failed', 'spawn-failed', 'could not be started: ' . because($step, $errno, $why) . '.')
   : $stop{by} ? ('cancelled', 'cancelled', "was stopped by $stop{by}; it $how.")
   : $stop{timed_out} ? ('failed', 'timed-out', 'ran longer than its timeout of ' . $o{timeout} / 1000 . " s and was stopped; it $how.")
   : defined $code && $expected{$code} ? ('succeeded', '', "$how.")
@@ -312,6 +368,7 @@ my ($state, $error, $words) =
 $words = "\"$o{title} " . substr text($words), 1; # the title comes escaped
 my $job = slurp($o{status});
 $job =~ s/^  "(?:phase|waiting_on|reason|since)": .*\n//mg;
+$job =~ s/^  "pid": \d+,\n//m if $refused;
 $job =~ s/^  "state": "\w+"/  "state": "$state"/m;
 my $more = qq(  "since": "$when",\n  "finished_at": "$when",\n  "reason": $words);
 $more .= qq(,\n  "exit_code": $code) if defined $code;

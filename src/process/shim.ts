@@ -8,88 +8,11 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { existsSync, mkdirSync } from 'node:fs'
-import { hostname } from 'node:os'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { mkdirSync } from 'node:fs'
 import { getSystemErrorName } from 'node:util'
-import { bootId, GROUP_TOKEN_VARIABLE, pidNamespace } from './identity.ts'
 import { SpawnError } from './run.ts'
+import { environment, orders, perl, program, type ShimSpec } from './shim-orders.ts'
 import { readExit, readProcess, type ShimExit, type ShimProcess } from './shim-state.ts'
-
-/** Where a job without an agent is recorded by its shim when it ends: paths of its files, and of its record before and after. */
-export interface DirectFinish {
-  id: string
-  /** answer name */
-  name: string
-  /** status.json, written with JSON.stringify(status, null, 2): the shim changes it line by line */
-  status: string
-  result: string
-  record: string
-  done: string
-  failed: string
-  cancelled: string
-  /** events.jsonl */
-  events: string
-  /** what its sentences begin with: "sleep 5" */
-  title: string
-}
-
-export interface ShimSpec {
-  dir: string
-  argv: readonly string[]
-  cwd: string
-  /** changes to our own environment; undefined removes a variable */
-  env: Readonly<Record<string, string | undefined>>
-  /** path; default /dev/null */
-  stdin?: string
-  log: { path: string; mode?: number; max_bytes: number; max_age_ms: number; total_bytes: number }
-  timeout_ms?: number
-  /** default SIGTERM */
-  kill_signal?: string
-  kill_grace_ms: number
-  /** exit codes that count as success; default 0 */
-  expected?: readonly number[]
-  /** fsync its records; default true */
-  fsync?: boolean
-  finish?: DirectFinish
-}
-
-const program = ((): string => {
-  const here = dirname(fileURLToPath(import.meta.url))
-  // In a checkout beside this file; in a built package in dist/, wherever the bundler put this code.
-  return [join(here, 'shim.pl'), join(here, '../shim.pl')].find(existsSync) ?? join(here, 'shim.pl')
-})()
-const perl = existsSync('/usr/bin/perl') ? '/usr/bin/perl' : 'perl'
-
-function environment(changes: ShimSpec['env'], token: string): string[] {
-  const env: Record<string, string | undefined> = { ...process.env, ...changes, [GROUP_TOKEN_VARIABLE]: token }
-  return Object.entries(env).flatMap(([name, value]) => (value === undefined ? [] : [name, value]))
-}
-
-function orders(s: ShimSpec, token: string): Record<string, string | number> {
-  const { finish: f } = s
-  return {
-    arch: process.arch,
-    log: s.log.path,
-    log_mode: (s.log.mode ?? 0o640).toString(8),
-    log_max: s.log.max_bytes,
-    log_age: s.log.max_age_ms,
-    log_total: s.log.total_bytes,
-    timeout: s.timeout_ms ?? 0,
-    kill_signal: s.kill_signal ?? 'SIGTERM',
-    grace: s.kill_grace_ms,
-    expected: (s.expected ?? [0]).join(','),
-    stdin: s.stdin ?? '/dev/null',
-    cwd: s.cwd,
-    token,
-    host: hostname(),
-    pidns: pidNamespace(),
-    boot_id: bootId(),
-    fsync: s.fsync === false ? '' : 1,
-    ...(f && { ...f, name: JSON.stringify(f.name), title: JSON.stringify(f.title).slice(1, -1) }),
-  }
-}
 
 /**
  * Starts a command under a shim. Returns when the command runs, or when the shim has recorded why it could not be started.
@@ -99,7 +22,7 @@ export async function startShim(s: ShimSpec): Promise<{ process: ShimProcess } |
   mkdirSync(s.dir, { recursive: true, mode: 0o700 })
   const token = randomUUID()
   const told = Object.entries(orders(s, token)).flat()
-  const input = [told.length, ...told, ...environment(s.env, token), 'end'].join('\0')
+  const input = [told.length, ...told, ...Object.entries(environment(s.env, token)).flat(), 'end'].join('\0')
   const child = spawn(perl, [program, s.dir, ...s.argv], {
     cwd: '/',
     detached: true,

@@ -69,6 +69,7 @@ export const statusSchema = z
     command: z.array(z.string()).optional().meta({ description: 'Of a command: the program and its arguments.' }),
     cwd: z.string().optional().meta({ description: 'Of a command: its working directory.' }),
     group: z.string().optional(),
+    direct: z.boolean().optional().meta({ description: 'Started by `vmspool run`, without an agent.' }),
     drop_file: z.string().meta({ description: 'The name under which it was dropped in queue/.' }),
     output: z.array(z.string()).optional().meta({ description: 'Files of the answer, relative to output/.' }),
     parent: ulid.optional().meta({ description: 'The batch that the job belongs to.' }),

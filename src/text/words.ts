@@ -59,3 +59,9 @@ function doubleQuoted(text: string, from: number): { text: string; end: number }
 export function joinWords(words: readonly string[]): string {
   return words.map((w) => (/^[\w@%+=:,./~-]+$/.test(w) ? w : `'${w.replaceAll("'", "'\\''")}'`)).join(' ')
 }
+
+/** A command in a sentence: one line, of at most 80 characters. */
+export function commandTitle(words: readonly string[]): string {
+  const signs = [...joinWords(words).replace(/\s+/g, ' ')]
+  return signs.length > 80 ? `${signs.slice(0, 79).join('')}…` : signs.join('')
+}
