@@ -26,6 +26,7 @@ export {
 export type { ListFilter } from './client/status.ts'
 export type { ControlCommand, ControlReply } from './client/control.ts'
 export { ClientError, ManifestError } from './client/errors.ts'
+export type { LogOptions } from './client/logs.ts'
 export type { SpoolPlace } from './client/place.ts'
 export type { Submission } from './client/submit.ts'
 export type { WaitOptions } from './client/wait.ts'

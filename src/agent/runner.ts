@@ -97,7 +97,7 @@ async function attempt(a: Agent, deps: RunnerDeps, claim: Claim, weight: number)
     epoch: name.epoch,
     attempt: name.failures + name.crashes + 1,
   })
-  const log = openJobLog(join(a.spool.layout.outputJobs, name.id, 'log'), (e) =>
+  const log = openJobLog(join(a.spool.layout.outputJobs, name.id, 'log'), a.config.logs, (e) =>
     a.log.warn('job.log-failed', { job: name.id, error: e }),
   )
   const running = {

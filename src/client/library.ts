@@ -2,6 +2,7 @@
 import type { Manifest } from '../manifest/index.ts'
 import type { JobStatus } from '../spool/index.ts'
 import type { ControlCommand, ControlReply } from './control.ts'
+import type { LogOptions } from './logs.ts'
 import type { SpoolPlace } from './place.ts'
 import type { RetryStep } from './retry.ts'
 import type { ListFilter } from './status.ts'
@@ -87,11 +88,11 @@ export async function fetchResult(
   return fetchAnswer(at, await findJob(at, job), dir, options)
 }
 
-/** The bytes of a job's log; with `follow` until the job has ended. */
-export async function* logs(
-  job: string,
-  options: SpoolPlace & { follow?: boolean; lines?: number; signal?: AbortSignal } = {},
-): AsyncGenerator<Buffer> {
+/**
+ * A job's log; with `follow` until the job has ended. What its programs wrote comes byte for byte, the lines of vmspool in
+ * between, unless `stream` asks for one alone; `raw`: the files of the log as they are; `json`: one object a line.
+ */
+export async function* logs(job: string, options: SpoolPlace & LogOptions = {}): AsyncGenerator<Buffer> {
   const { locate } = await import('./place.ts')
   const { findJob } = await import('./status.ts')
   const { readLog } = await import('./logs.ts')

@@ -1,8 +1,12 @@
 /** Reading a job's log, to its present end or to the job's end. */
 import { watch } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
+import { logFilesOf } from '../process/log-files.ts'
+import { type LogPiece, type LogStream, logParser } from '../process/log-format.ts'
+import { type LogNotice, openLogReader } from '../process/log-reader.ts'
+import { startOfLast } from '../process/log-tail.ts'
+import { jsonLines, type Printer, textLines } from './log-print.ts'
 import { pause } from './liveness.ts'
-import type { Place } from './place.ts'
+import type { View } from './place.ts'
 import { isFinal, jobFolder, logPath, statusOf } from './status.ts'
 
 export interface FollowOptions {
@@ -10,79 +14,125 @@ export interface FollowOptions {
   follow?: boolean
   /** begin with the last so many lines; without it with the first */
   lines?: number
+  /** only what came from this stream; `agent`: what vmspool itself said */
+  stream?: LogStream
   signal?: AbortSignal
+  /** told in a sentence, when parts of the log are missing or it was cut */
+  onNotice?(sentence: string): void
 }
 
-/** How often the log is opened when no watch event came, in ms: a watch sees nothing of what another host writes. */
-const pollMs = 500
-const chunk = 64 * 1024
+export interface LogOptions extends FollowOptions {
+  /** the files as they are, with their marks */
+  raw?: boolean
+  /** each line with the time at which it was written */
+  timestamps?: boolean
+  /** marks what came from stderr */
+  colour?: boolean
+  /** one JSON object a line */
+  json?: boolean
+}
+
+/** How often is looked when no watch event came, in ms: a watch sees nothing of what another host writes. */
+const pollMs = 1000
 
 /**
- * The log's bytes, in pieces. With `follow` it ends when the job has ended and everything it wrote was delivered. A log
- * that does not exist yet is empty; one that was replaced or cut is read again from its beginning.
+ * The log as text, in pieces: what the job's programs wrote, byte for byte, and the lines of vmspool in between. With `follow`
+ * it ends when the job has ended and everything it wrote was delivered. A log that does not exist yet is empty.
  */
-export async function* readLog(place: Place, id: string, o: FollowOptions = {}): AsyncGenerator<Buffer> {
-  const path = logPath(place, id)
+export async function* readLog(place: View, id: string, o: LogOptions = {}): AsyncGenerator<Buffer> {
+  if (o.raw) {
+    yield* rawLog(place, id, o)
+    return
+  }
+  const printer: Printer = o.json ? jsonLines() : textLines(o)
+  for await (const pieces of readPieces(place, id, o)) {
+    const bytes = printer.print(pieces)
+    if (bytes.length > 0) yield bytes
+  }
+  const rest = printer.end()
+  if (rest.length > 0) yield rest
+}
+
+/** The same as pieces of lines with their streams and times; several at once, as they come. */
+export async function* readPieces(place: View, id: string, o: FollowOptions = {}): AsyncGenerator<LogPiece[]> {
+  const start = o.lines === undefined ? undefined : await startOfLast(filesOf(place, id), o.lines, o)
+  const parser = logParser()
+  let skip = start?.skip ?? 0
+  const wanted = (pieces: LogPiece[]): LogPiece[] =>
+    pieces.filter((p) => {
+      if (o.stream !== undefined && p.stream !== o.stream) return false
+      if (skip === 0) return true
+      if (p.newline) skip -= 1
+      return false
+    })
+  for await (const next of followFiles(place, id, start?.part, o)) {
+    // Another file begins: what the last one ended in the middle of has no end any more.
+    const pieces = Buffer.isBuffer(next) ? parser.push(next) : parser.end()
+    if (!Buffer.isBuffer(next)) o.onNotice?.(sentence(next))
+    const found = wanted(pieces)
+    if (found.length > 0) yield found
+  }
+  const rest = wanted(parser.end())
+  if (rest.length > 0) yield rest
+}
+
+async function* rawLog(place: View, id: string, o: FollowOptions): AsyncGenerator<Buffer> {
+  const start = o.lines === undefined ? undefined : await startOfLast(filesOf(place, id), o.lines, { raw: true })
+  let skip = start?.skip ?? 0
+  for await (const next of followFiles(place, id, start?.part, o)) {
+    if (!Buffer.isBuffer(next)) {
+      o.onNotice?.(sentence(next))
+      continue
+    }
+    let at = 0
+    for (; skip > 0 && at < next.length; skip--) {
+      const end = next.indexOf(10, at)
+      if (end < 0) break
+      at = end + 1
+    }
+    if (skip === 0 && at < next.length) yield next.subarray(at)
+  }
+}
+
+const filesOf = (place: View, id: string) => logFilesOf(logPath(place, id))
+
+async function* followFiles(
+  place: View,
+  id: string,
+  from: number | undefined,
+  o: FollowOptions,
+): AsyncGenerator<Buffer | LogNotice> {
+  const reader = openLogReader(filesOf(place, id), from)
   const wake = waker(jobFolder(place, id))
-  let at: { ino: number; offset: number } | undefined
   try {
     for (;;) {
       // The status is read before the log: what a job wrote before it ended is then surely in what is read after.
-      const status = await statusOf(place, id)
+      const status = o.follow ? await statusOf(place, id) : undefined
       const ended = !o.follow || (status !== undefined && isFinal(status))
-      const file = await openIfThere(path)
-      if (file !== undefined) {
-        try {
-          const stat = await file.stat()
-          if (at === undefined) at = { ino: stat.ino, offset: await startOf(file, stat.size, o.lines) }
-          else if (at.ino !== stat.ino || stat.size < at.offset) at = { ino: stat.ino, offset: 0 }
-          for (;;) {
-            const buffer = Buffer.allocUnsafe(chunk)
-            const { bytesRead } = await file.read(buffer, 0, chunk, at.offset)
-            if (bytesRead === 0) break
-            at.offset += bytesRead
-            yield buffer.subarray(0, bytesRead)
-          }
-        } finally {
-          await file.close()
-        }
-      }
+      yield* reader.read()
       if (ended) return
       await Promise.race([wake.next(), pause(pollMs, o.signal)])
       if (o.signal?.aborted) throw o.signal.reason
     }
   } finally {
     wake.close()
+    await reader.close()
   }
 }
 
-async function openIfThere(path: string): Promise<FileHandle | undefined> {
-  try {
-    return await open(path, 'r')
-  } catch (error) {
-    if (['ENOENT', 'ESTALE'].includes(String((error as NodeJS.ErrnoException).code))) return undefined
-    throw error
-  }
-}
-
-/** The offset at which the last `lines` lines begin. */
-async function startOf(file: FileHandle, size: number, lines: number | undefined): Promise<number> {
-  if (lines === undefined) return 0
-  if (lines === 0) return size
-  let end = size
-  let found = 0
-  while (end > 0) {
-    const from = Math.max(0, end - chunk)
-    const buffer = Buffer.alloc(end - from)
-    await file.read(buffer, 0, buffer.length, from)
-    for (let i = buffer.length - 1; i >= 0; i--) {
-      if (buffer[i] !== 10 || from + i === size - 1) continue
-      found += 1
-      if (found === lines) return from + i + 1
+function sentence(n: LogNotice): string {
+  switch (n.notice) {
+    case 'removed': {
+      const which = n.from === n.to ? `Part ${n.from} of this log was` : `Parts ${n.from} to ${n.to} of this log were`
+      return `${which} removed before it was read, to keep the log within logs.total_bytes.`
     }
-    end = from
+    case 'cut':
+      return 'The log was cut; here it begins anew.'
+    case 'replaced':
+      return 'The log was replaced by another file; here that one begins.'
+    case 'damaged':
+      return `Part ${n.part} of this log is damaged (${n.why}); the rest of it is left out.`
   }
-  return 0
 }
 
 /** A watch on the job's folder as a hint; where none is possible (limit reached, folder missing) the polling is enough. */
