@@ -5,7 +5,7 @@
  */
 import { open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { isAlive } from '../process/index.ts'
+import { isAlive } from '../process/identity.ts'
 import { type Lease, thisProcess } from '../spool/owner.ts'
 import type { Place } from './place.ts'
 

@@ -8,8 +8,8 @@ import { batchSuffix } from '../manifest/safe-name.ts'
 import { type FoundJob, listJobs as listFolders } from '../spool/find.ts'
 import { childPrefix } from '../spool/names.ts'
 import type { JobStatus } from '../spool/schema.ts'
-import { statusOf as foldersStatus } from '../spool/status.ts'
 import { ClientError } from './errors.ts'
+import type { Candidate, IndexedJobs } from './history.ts'
 import { readJson } from './liveness.ts'
 import { requireSpool, type View } from './place.ts'
 
@@ -98,23 +98,63 @@ export interface ListFilter {
   limit?: number
 }
 
-/** Statuses of jobs, newest first. Reads one small file per job it looks at. */
+/** Statuses of jobs, newest first. Reads one small file per job it looks at, and with an index (docs/history.md) looks at few more than it returns. */
 export async function listJobs(place: View, filter: ListFilter = {}): Promise<JobStatus[]> {
+  const { indexAlong, indexedJobs } = await import('./history.ts')
+  const index = await indexedJobs(place, filter)
+  if (index !== undefined) {
+    try {
+      const found = await listFrom(filter, index.candidates, (c) => statusOfCandidate(place, index, c))
+      await index.close()
+      return found
+    } catch {
+      await index.close().catch(() => {}) // a damaged index; the folders have everything
+    }
+  }
   const folders = await jobsInFolders(place)
   const all = [...new Set([...(await jobIds(place)), ...folders.keys()])].sort().reverse()
   // The ids of a batch's VMs all begin alike, so no other job need be read.
   const begin = filter.parent === undefined ? '' : childPrefix(filter.parent)
   const ids = all.filter((id) => id.startsWith(begin))
+  const found = await listFrom(filter, ids.values(), (id) => currentStatus(place, id, folders.get(id)))
+  await indexAlong(place, all.length)
+  return found
+}
+
+async function listFrom<T>(
+  filter: ListFilter,
+  candidates: Iterator<T>,
+  status: (candidate: T) => Promise<JobStatus | undefined>,
+): Promise<JobStatus[]> {
   const found: JobStatus[] = []
-  const batch = 64
   const limit = filter.limit ?? Number.POSITIVE_INFINITY
-  for (let i = 0; i < ids.length && found.length < limit; i += batch) {
-    const statuses = await Promise.all(ids.slice(i, i + batch).map((id) => currentStatus(place, id, folders.get(id))))
-    for (const status of statuses) {
-      if (status !== undefined && found.length < limit && matches(status, filter)) found.push(status)
+  for (let ended = false; !ended && found.length < limit; ) {
+    const batch: Promise<JobStatus | undefined>[] = []
+    // Those that are shown first, then as many more as may be needed for those that do not match.
+    const size = Math.max(8, Math.min(64, limit - found.length))
+    while (batch.length < size && !ended) {
+      const next = candidates.next()
+      if (next.done) ended = true
+      else batch.push(status(next.value))
+    }
+    for (const s of await Promise.all(batch)) {
+      if (s !== undefined && found.length < limit && matches(s, filter)) found.push(s)
     }
   }
   return found
+}
+
+/** A finished job's status is its file; its record is asked only when that is not there, or does not say what the index says. */
+async function statusOfCandidate(place: View, index: IndexedJobs, c: Candidate): Promise<JobStatus | undefined> {
+  if (c.state === undefined) return currentStatus(place, c.id, c.job)
+  const text = await index.read(join(jobFolder(place, c.id), 'status.json'))
+  const status = text === undefined ? undefined : (JSON.parse(text) as JobStatus)
+  if (status?.state === c.state) return status
+  if (c.job === undefined || (await index.read(c.job.path)) === undefined) {
+    if (status === undefined) index.gone(c.id)
+    return status
+  }
+  return foldersStatus(place, c.job)
 }
 
 function matches(status: JobStatus, filter: ListFilter): boolean {
@@ -124,8 +164,13 @@ function matches(status: JobStatus, filter: ListFilter): boolean {
   return filter.name === undefined || status.name === filter.name
 }
 
+async function foldersStatus(place: View, job: FoundJob): Promise<JobStatus> {
+  const { statusOf } = await import('../spool/status.ts')
+  return statusOf(place.spool, job)
+}
+
 async function currentStatus(place: View, id: string, job: FoundJob | undefined): Promise<JobStatus | undefined> {
-  return job === undefined ? statusOf(place, id) : foldersStatus(place.spool, job)
+  return job === undefined ? statusOf(place, id) : foldersStatus(place, job)
 }
 
 /** Where each job lies; empty for a client that may not read jobs/. */

@@ -1,7 +1,6 @@
 /** <output>/.daemon/events.jsonl: what happened, one line each, for whoever follows. Rotated by event-rotation.ts. */
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { crc32 } from 'node:zlib'
 import { listFiles, livePath, type LogFiles, plainPath, unlessGone } from '../process/log-files.ts'
 import { gunzippedSize, partBytes } from '../process/log-part.ts'
 import type { Layout } from './layout.ts'
@@ -157,7 +156,8 @@ async function beginAt(
 async function headOf(part: Part, offset: number): Promise<number | undefined> {
   const length = Math.min(headBytes, offset)
   if (length === 0) return 0
-  for await (const piece of partBytes(part)) return piece.length < length ? undefined : crc32(piece.subarray(0, length))
+  for await (const piece of partBytes(part))
+    return piece.length < length ? undefined : process.getBuiltinModule('node:zlib').crc32(piece.subarray(0, length))
   return undefined
 }
 

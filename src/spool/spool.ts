@@ -6,6 +6,7 @@ import { errno, SpoolError } from './errors.ts'
 import { nodeFs, type SpoolFs } from './fs.ts'
 import type { Layout } from './layout.ts'
 import { ulidMaker } from './names.ts'
+import { isNetworkType } from './network.ts'
 import { groupSync } from './sync.ts'
 
 export interface SpoolClock {
@@ -139,11 +140,8 @@ export function spoolFolders(l: Layout): [string, number][] {
   ]
 }
 
-/** statfs magic numbers of network file systems (linux/magic.h): NFS, SMB, SMB2, CIFS, CEPH, FUSE (sshfs, gluster), 9P, AFS. */
-const NETWORK = new Set([0x6969, 0x517b, 0xfe534d42, 0xff534d42, 0x00c36400, 0x65735546, 0x01021997, 0x5346414f])
-
 async function isNetworkFs(path: string): Promise<boolean> {
-  return NETWORK.has((await statfs(path)).type >>> 0)
+  return isNetworkType((await statfs(path)).type)
 }
 
 /**

@@ -12,6 +12,9 @@ export default function setup(): () => Promise<void> {
   const before = process.env.TMPDIR
   process.env.TMPDIR = dir
   process.env.VMSPOOL_TEST_RUN = run
+  // One index of finished jobs for all agents and lists of the run, as on a host, and not the host's own.
+  const cache = mkdtempSync(join(before ?? '/tmp', 'vmspool-cache-'))
+  process.env.VMSPOOL_HISTORY_PATH = join(cache, 'history.db')
 
   return async () => {
     if (before === undefined) delete process.env.TMPDIR
@@ -35,6 +38,8 @@ export default function setup(): () => Promise<void> {
     const mounts = mountsBelow(dir)
     leaks.push(...mounts.map((m) => `mount ${m}`))
     leaks.push(...readdirSync(dir).map((f) => `file ${join(dir, f)}`))
+    delete process.env.VMSPOOL_HISTORY_PATH
+    rmSync(cache, { recursive: true, force: true })
     if (mounts.length === 0) rmSync(dir, { recursive: true, force: true })
     if (leaks.length > 0) throw new Error(`The test run left something behind:\n  ${leaks.join('\n  ')}`)
   }
