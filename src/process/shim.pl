@@ -26,8 +26,9 @@ if (defined $become) {
   %o = splice @words, 0, $count;
 }
 my %nr = $o{arch} eq 'arm64' # Linux system calls that Perl has no word for
-  ? (setsid => 157, prctl => 167, clock => 113, fsync => 82, mknodat => 33, exit => 94, pidfd => 434)
-  : (setsid => 112, prctl => 157, clock => 228, fsync => 74, mknodat => 259, exit => 231, pidfd => 434);
+  ? (setsid => 157, prctl => 167, clock => 113, fsync => 82, mknodat => 33, exit => 94, pidfd => 434, waitid => 95)
+  : (setsid => 112, prctl => 157, clock => 228, fsync => 74, mknodat => 259, exit => 231, pidfd => 434, waitid => 247);
+syscall 436, defined $become ? 3 : 4, 0x7fffffff, 0; # close_range(2): a lock or pipe of whoever started us is not ours to hold
 my @signals = qw(0 HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU
   URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS);
 my $APPEND = 02001 | 0100; # O_APPEND O_WRONLY O_CREAT
@@ -61,15 +62,20 @@ sub slurp { local $/; open my $f, '<', $_[0] or return ''; <$f> // '' }
 sub put { # whole or not at all
   my ($path, $content, $mode) = @_;
   sysopen(my $f, "$path.tmp", 01101, $mode) or return; # O_WRONLY O_CREAT O_TRUNC
-  (syswrite($f, $content) // -1) == length $content or return;
+  my $n = syswrite $f, $content;
+  if (($n // -1) != length $content) { $! = 28 if defined $n; return }
   syscall $nr{fsync}, fileno($f) + 0 if $o{fsync};
   close $f and rename "$path.tmp", $path;
+}
+sub insist { # how it ended is known to us alone: where there is no room for that (or no memory, descriptor, disk) we wait until there is
+  my $write = shift;
+  select undef, undef, undef, 0.5 until $write->() || !{ 5 => 1, 12 => 1, 23 => 1, 24 => 1, 28 => 1, 30 => 1, 122 => 1 }->{$! + 0};
 }
 
 # ---- the log: `<time> <stream> <F|P> <content>` as in Kubernetes (CRI); rotated between lines, compressed, bounded in total
 
 my ($log_dir, $log_name) = $o{log} =~ m{^(.*)/([^/]+)$}s;
-my ($log, $logged, $log_since, $gzip, $lost, $lost_why) = (undef, 0, 0, undef, 0, '');
+my ($log, $logged, $log_since, $gzip, $lost, $lost_why, $torn) = (undef, 0, 0, undef, 0, '', 0);
 sub segments { # [number, file, bytes], oldest first
   opendir my $d, $log_dir or return;
   sort { $a->[0] <=> $b->[0] } map { /^\Q$log_name\E\.(\d+)(?:\.gz)?$/ ? [$1, $_, -s "$log_dir/$_"] : () } readdir $d;
@@ -78,7 +84,7 @@ my $segment = 1;
 for (segments()) { $segment = $_->[0] + 1 if $_->[0] >= $segment }
 
 sub log_open {
-  sysopen $log, $o{log}, $APPEND, oct $o{log_mode} or return;
+  sysopen $log, $o{log}, $APPEND, oct $o{log_mode} or return undef $log;
   $logged = -s $log;
   $log_since = $logged ? (stat _)[9] * 1000 : 0;
 }
@@ -88,12 +94,20 @@ sub log_bytes {
     my $n = $log ? syswrite $log, $b, length($b) - $at, $at : undef;
     if (!defined $n) { # a full disk ends no job; that something is missing is said when there is room again
       next if $log && $! == $EINTR;
-      ($lost, $lost_why) = ($lost + length($b) - $at, "$!");
-      return;
+      $lost_why = "$!";
+      $torn = substr($b, $at - 1, 1) ne "\n" if $at;
+      last;
     }
+    $torn = 0;
     $at += $n;
   }
   $logged += $at;
+  length($b) - $at;
+}
+sub log_lost { # what is missing is said where it is missing
+  my $n = $lost;
+  log_open() if !$log;
+  log_bytes(($torn ? "\n" : '') . rfc3339(clock(0)) . " agent F $n bytes of output could not be written here: $lost_why\n") or $lost = 0;
 }
 sub log_chunk {
   my ($stream, $chunk) = @_;
@@ -101,16 +115,14 @@ sub log_chunk {
   my $mark = rfc3339($now);
   log_open() if !$log;
   rotate() if $logged >= $o{log_max} || ($o{log_age} && $log_since && $now - $log_since >= $o{log_age});
-  if ($lost) {
-    my $n = $lost;
-    $lost = 0;
-    log_bytes("$mark agent F $n bytes of output could not be written here: $lost_why\n");
-  }
+  log_lost() if $lost;
   $log_since ||= $now;
+  my $bytes = length $chunk;
   my $rest = substr $chunk, rindex($chunk, "\n") + 1, length $chunk, '';
   $chunk =~ s/^/$mark $stream F /mg if length $chunk;
   $chunk .= "$mark $stream P $rest\n" if length $rest;
-  log_bytes($chunk);
+  my $left = $lost ? length $chunk : log_bytes($chunk); # no output between what is missing and the word about it
+  $lost += $left < $bytes ? $left : $bytes;
 }
 sub rotate {
   compressed() if $gzip; # a flood waits for gzip here instead of filling the disk
@@ -141,7 +153,7 @@ sub compressed {
   my ($status) = @_;
   if (!defined $status) {
     my ($user, $system) = (times)[2, 3];
-    waitpid $gzip->{pid}, 0;
+    1 until waitpid($gzip->{pid}, 0) != -1 || $! != $EINTR;
     $status = $?;
     gzip_used($user, $system);
   }
@@ -201,9 +213,12 @@ pipe my $go, my $go_w;
 pipe my $failed, my $failed_w;
 my $child = fork;
 if (defined $child && !$child) {
-  syscall $nr{setsid};
-  sysread $go, my $b, 1 or syscall $nr{exit}, 127; # not before it is written down who we are
   $SIG{$_} = 'DEFAULT' for qw(HUP INT PIPE TERM);
+  syscall $nr{setsid};
+  close $go_w;
+  my $n;
+  1 until defined($n = sysread $go, my $b, 1) || $! != $EINTR; # not before it is written down who we are
+  syscall $nr{exit}, 127 if !$n;
   %ENV = @words;
   my $step = 'cwd';
   if (chdir $o{cwd}) {
@@ -239,7 +254,7 @@ if ($child) {
     put($o{status}, $job, 0644);
   }
   if ($refused) { close $go_w } # without its record a command must not start
-  else { syswrite $go_w, 'g'; sysread $failed, $refused, 512 }
+  else { syswrite $go_w, 'g'; 1 until defined sysread($failed, $refused, 512) || $! != $EINTR }
 }
 syswrite $report, $refused ? "failed $refused\n" : "ok $child $ticks\n";
 close $report;
@@ -247,7 +262,8 @@ close $failed;
 
 # ---- until nothing of it is left
 
-my ($status, $finished, $ended, $asked, $kill_at, $killed, $drained_by, %stop);
+my ($status, $finished, $ended, $kill_at, $killed, $orphans, %stop);
+$SIG{CHLD} = sub { $orphans = 1 }; # wakes us
 my $timeout_at = $o{timeout} ? $begun + $o{timeout} : 0;
 my $pidfd;
 if ($child && (my $fd = syscall $nr{pidfd}, $child + 0, 0) >= 0) { open $pidfd, '<&=', $fd }
@@ -258,21 +274,32 @@ sub children { # of every thread
   opendir my $d, "/proc/$of/task" or return;
   map { /^\d/ ? split ' ', slurp("/proc/$of/task/$_/children") : () } readdir $d;
 }
-sub descendants {
-  my @next = grep { !$gzip || $_ != $gzip->{pid} } children($$);
+sub descendants { # [pid, its parent]
+  my @next = map { [$_, $$] } grep { !$gzip || $_ != $gzip->{pid} } children($$);
   my @all;
-  while (@next && @all < 100_000) { push @all, @next; @next = map { children($_) } @next }
+  while (@next && @all < 100_000) {
+    push @all, @next;
+    @next = map { my $of = $_->[0]; map { [$_, $of] } children($of) } @next;
+  }
   @all;
 }
-sub left { kill(0, -$child) || grep { slurp("/proc/$_/stat") =~ /^\d+ \(.*\) [^ZX]/s } descendants() }
+sub stat_of { my $stat = slurp("/proc/$_[0]/stat"); split ' ', substr $stat, rindex($stat, ')') + 2 } # from its state on
+sub left { grep { ((stat_of($_->[0]))[0] // 'X') =~ /[^ZX]/ } descendants() }
+# No stranger is ever signalled. The command itself, and what became our child, keep their pids until we take note of their end,
+# and so does the command's group; whoever is further down is looked at once more right before, and is our child soon.
 sub end_all { # one system call for the group leaves no gap for what forks; then what left the group
   my $signal = shift;
   kill $signal, -$child;
-  if ($ended || $signal eq 'KILL') { kill $signal, $_ for descendants() }
+  kill 'CONT', -$child if $signal ne 'KILL'; # what was stopped hears nothing
+  return if !$ended && $signal ne 'KILL';
+  for (descendants()) {
+    my ($pid, $of) = @$_;
+    kill $signal, $pid if $of == $$ || ((stat_of($pid))[1] // 0) == $of;
+  }
 }
 sub ask {
   my ($signal, $grace) = @_;
-  $asked = 1;
+  $signal = 'TERM' if $signal !~ /^SIG(?:HUP|INT|QUIT|KILL|USR[12]|TERM)$/; # kill() dies of a name that it does not know
   my $at = clock(1) + $grace;
   $kill_at = $at if !$kill_at || $at < $kill_at;
   end_all($grace > 0 ? $signal : 'KILL');
@@ -285,26 +312,46 @@ sub order { # from the FIFO: "stop <who> <grace ms> <signal>"
   $stop{forced} ||= $grace <= 0;
   ask($signal, $grace);
 }
+sub over { # how a child ended, as in wait(2); it keeps its pid
+  my $info = "\0" x 128;
+  syscall($nr{waitid}, 1, $_[0] + 0, $info, 0x1000005, 0) == 0 or return; # P_PID; WNOWAIT WEXITED WNOHANG
+  my ($is, $how, $what) = unpack 'l x4 l x12 l', $info;
+  $is ? $how == 1 ? $what << 8 : $what | ($how == 3 ? 128 : 0) : undef; # CLD_EXITED, CLD_DUMPED
+}
+my $reaped = 0;
 sub reap {
-  for (;;) {
+  my $now = shift;
+  if (!$ended && defined(my $how = over($child))) { ($status, $finished, $ended) = ($how, clock(0), clock(1)) }
+  return if !$orphans || $now < $reaped + 20;
+  ($orphans, $reaped) = (0, $now);
+  for my $pid (children($$)) {
+    next if $pid == $child;
     my @before = (times)[2, 3];
-    my $pid = waitpid -1, $WNOHANG;
-    last if $pid <= 0;
-    if ($gzip && $pid == $gzip->{pid}) { gzip_used(@before); compressed($?) }
-    elsif ($pid == $child) { ($status, $finished, $ended) = ($?, clock(0), clock(1)) }
+    next if waitpid($pid, $WNOHANG) <= 0 || !$gzip || $pid != $gzip->{pid};
+    my $how = $?;
+    gzip_used(@before);
+    compressed($how);
   }
 }
 while ($child) {
   my $now = clock(1);
-  reap();
+  reap($now);
   if ($told) { $told = 0; order("stop SIGTERM-to-its-shim $o{grace} $o{kill_signal}") }
   if (!$ended && !$stop{timed_out} && $timeout_at && $now >= $timeout_at) {
     $stop{timed_out} = 1;
     ask($o{kill_signal}, $o{grace});
   }
   if ($ended && !left()) {
-    $drained_by ||= $now + 1000; # only who left our tree can hold the pipe open
-    last if !%open || $now >= $drained_by;
+    for my $stream (reverse sort keys %open) { # what is in the pipe by now is its own; who left our tree can hold it open for ever
+      my $bytes = pack 'l', 0;
+      ioctl $open{$stream}, 0x541b, $bytes; # FIONREAD
+      for (my $n = unpack 'l', $bytes; $n > 0;) {
+        my $got = sysread $open{$stream}, my $chunk, $n < 65536 ? $n : 65536;
+        if ($got) { log_chunk($stream, $chunk); $n -= $got }
+        elsif (defined $got || $! != $EINTR) { last }
+      }
+    }
+    last;
   } elsif ($ended && !$stop{rest}++) {
     ask('TERM', $o{grace}); # what the command left running ends with it
   }
@@ -313,7 +360,7 @@ while ($child) {
     last if $ended && $now >= $killed + 10_000; # in uninterruptible sleep, or not ours to end: whoever looks sees it
     end_all('KILL');
   }
-  my $wait = $ended ? 20 : $killed ? 50 : $pidfd ? 10_000 : 100; # no pidfd: a kernel before 5.3
+  my $wait = $ended || $orphans ? 20 : $killed ? 50 : $pidfd ? 10_000 : 100; # no pidfd: a kernel before 5.3
   for my $at ($stop{timed_out} ? 0 : $timeout_at, $killed ? 0 : $kill_at) {
     $wait = $at > $now ? $at - $now : 0 if $at && $at - $now < $wait;
   }
@@ -341,7 +388,9 @@ if (!$refused) {
   if ($status & 127) { $signal = 'SIG' . ($signals[$status & 127] // 'RT' . ($status & 127)) }
   else { $code = $status >> 8 }
 }
+log_lost() if $lost;
 compressed() if $gzip;
+1 until !$child || waitpid($child, 0) != -1 || $! != $EINTR;
 my ($user, $system) = map { int(((times)[$_ + 2] - $used[$_]) * 1000 + 0.5) } 0, 1;
 my ($since, $when, $took) = (rfc3339($started), rfc3339($finished), $ended - $begun);
 my ($step, $errno, $why) = $refused =~ /^(\w+) (\d+) (.*)/s;
@@ -351,7 +400,7 @@ $exit .= ',"core":true' if !$refused && $status & 128;
 $exit .= ',"timed_out":true' if $stop{timed_out};
 $exit .= ',"stopped":{"by":' . text($stop{by}) . qq(,"at":"$stop{at}","forced":) . ($stop{forced} ? 'true}' : 'false}') if $stop{by};
 $exit .= qq(,"spawn_error":{"step":"$step","errno":$errno,"message":) . text($why) . '}' if $refused;
-put("$dir/exit.json", "$exit}\n", 0644);
+insist(sub { put("$dir/exit.json", "$exit}\n", 0644) });
 unlink "$dir/control";
 exit if !$o{record};
 
@@ -377,12 +426,19 @@ $job =~ s/,?\s*\}\s*\z/,\n$more/;
 my $last = $state eq 'succeeded'
   ? qq(  "summary": $words)
   : qq(  "error": {\n    "code": "$error",\n    "message": $words,\n    "hint": "Read the whole output with: vmspool logs $o{id}",\n    "transient": false\n  });
-put($o{result}, "$job,\n  \"duration_ms\": $took,\n$last\n}\n", 0644);
-put($o{status}, "$job\n}\n", 0644);
+insist(sub { put($o{result}, "$job,\n  \"duration_ms\": $took,\n$last\n}\n", 0644) });
+insist(sub { put($o{status}, "$job\n}\n", 0644) });
 # Before the record moves: who follows the events then finds a job that is about to end, never one that was passed over.
 if (sysopen my $events, $o{events}, $APPEND, 0644) {
   my $said = $state eq 'succeeded' ? '' : ",\"error\":$words";
-  syswrite $events, qq({"at":"$when","event":"finished","job":"$o{id}","name":$o{name},"kind":"command","state":"$state","epoch":0,)
+  my $line = qq({"at":"$when","event":"finished","job":"$o{id}","name":$o{name},"kind":"command","state":"$state","epoch":0,)
     . qq("visible":false,"started_at":"$since","duration_ms":$took,"attempt":1$said}\n);
+  insist(sub {
+    my $n = syswrite($events, $line) // return;
+    return 1 if $n == length $line;
+    $line = "\n" . $line =~ s/^\n//r if $n; # half a line stands there
+    $! = 28;
+    0;
+  });
 }
-rename $o{record}, $o{$state eq 'succeeded' ? 'done' : $state};
+insist(sub { rename $o{record}, $o{$state eq 'succeeded' ? 'done' : $state} });
