@@ -1,9 +1,9 @@
 /** Where `vmspool run` puts its jobs, found out with as little as can be: the configuration is read only where there is one. */
+import { existsSync } from 'node:fs'
+import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { type Layout, layoutOf } from '../spool/layout.ts'
 import type { SpoolPlace } from './place.ts'
-
-const fs = process.getBuiltinModule('node:fs')
 
 export interface RunPlace {
   layout: Layout
@@ -19,12 +19,12 @@ export const runDefaults = {
 
 const systemRoot = '/var/lib/vmspool'
 /** Variables that say nothing about a job without an agent. */
-const noSetting = /^VMSPOOL_(?:INSTANCE|ROOT|DEBUG|HOME|JOB|NAME|EPOCH|GROUP|OWNER|TEST_.*|RUNTIME_DIR)$/
+const noSetting = /^VMSPOOL_(?:INSTANCE|ROOT|DEBUG|HOME|JOB|NAME|EPOCH|GROUP|OWNER|TEST_.*|RUNTIME_DIR|HISTORY_PATH)$/
 
 /** A user's own spools, where he needs nobody's permission. */
 export function ownRoot(env: NodeJS.ProcessEnv = process.env): string {
   if (process.getuid?.() === 0) return systemRoot
-  const home = env.HOME || process.getBuiltinModule('node:os').homedir()
+  const home = env.HOME || homedir()
   return join(env.XDG_DATA_HOME || join(home, '.local', 'share'), 'vmspool')
 }
 
@@ -60,6 +60,6 @@ function isConfigured(instance: string, env: NodeJS.ProcessEnv): boolean {
   for (const name in env) if (name.startsWith('VMSPOOL_') && !noSetting.test(name)) return true
   const home = env.XDG_CONFIG_HOME || (env.HOME ? join(env.HOME, '.config') : undefined)
   return ['/etc/vmspool', ...(home === undefined ? [] : [join(home, 'vmspool')])].some((dir) =>
-    ['agent.yaml', `agent@${instance}.yaml`].some((file) => fs.existsSync(join(dir, file))),
+    ['agent.yaml', `agent@${instance}.yaml`].some((file) => existsSync(join(dir, file))),
   )
 }

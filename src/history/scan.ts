@@ -20,6 +20,8 @@ export interface ScanOptions {
   /** called between two batches; may wait, to leave the processor to others */
   pause?: () => Promise<void> | void
   onProgress?: (p: Scanned) => void
+  /** jobs read and written at once */
+  batch?: number
   /** stop after about this long, in ms; what was read stays, and the next call goes on with the rest */
   budgetMs?: number
 }
@@ -60,7 +62,7 @@ export async function scan(db: DatabaseSync, s: Spool, o: ScanOptions): Promise<
   }
   for await (const found of finishedIn(s)) {
     batch.push(found)
-    if (batch.length >= BATCH && !(await flush())) return done()
+    if (batch.length >= (o.batch ?? BATCH) && !(await flush())) return done()
   }
   if (!(await flush())) return done()
   p.removed = await sweep(db, s, spool, p.seen, o)

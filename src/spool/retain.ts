@@ -2,6 +2,7 @@
 import { join } from 'node:path'
 import { forgetNamed } from './bare.ts'
 import { errno } from './errors.ts'
+import { appendEvent } from './events.ts'
 import { locate } from './find.ts'
 import { namesIn, removeFile, removeTree } from './moves.ts'
 import { ANSWER_SUFFIXES, childPrefix, OUTCOMES, parseJobName, ULID, ulidTime } from './names.ts'
@@ -25,6 +26,17 @@ export interface Retention {
 
 /** @returns how many jobs and earlier answers were removed */
 export async function retain(s: Spool, r: Retention): Promise<number> {
+  const jobs: string[] = []
+  try {
+    return await removeOld(s, r, jobs)
+  } finally {
+    // For whoever keeps an index of the jobs; one that does not hear of it finds out by the files.
+    const events = jobs.map((job) => ({ event: 'removed', job }))
+    await appendEvent(s, events).catch((error) => s.log('events.failed', { error: String(error) }))
+  }
+}
+
+async function removeOld(s: Spool, r: Retention, jobs: string[]): Promise<number> {
   let removed = 0
   const limit = r.limit ?? 1_000
   const needed = childrenNeeded(s)
@@ -45,6 +57,7 @@ export async function retain(s: Spool, r: Retention): Promise<number> {
       await removeTree(s, join(s.layout.outputJobs, name.id))
       await removeQuarantine(s, path)
       await removeFile(s, path)
+      jobs.push(name.id)
       removed += 1
     }
   }
