@@ -21,6 +21,7 @@ import { type ControlSocket, openControlSocket } from './control-socket.ts'
 import { AgentError } from './errors.ts'
 import { createEvents } from './events.ts'
 import { gaugesOf, healthOf, liveness } from './gauges.ts'
+import { historyRound } from './history.ts'
 import { type LockResult, lockFolder, lockHost } from './host-lock.ts'
 import { intakeRound } from './intake.ts'
 import { createStatusWriter } from './job-status.ts'
@@ -205,12 +206,14 @@ async function live(
     () => 60_000,
     () => cleanupRound(a),
   )
-  if (!a.worker)
+  if (!a.worker) {
     loop(
       'stats',
       () => a.config.stats.interval,
       () => stats.save(),
     )
+    loop('history', () => 5_000, historyRound(a))
+  }
   const watcher = await watchQueue(a, intake.kick)
   log.info('agent.ready', {
     owner: spool.owner?.id,

@@ -131,6 +131,7 @@ export async function publishRound(a: Agent, scheduler: Scheduler, finished: Map
       drop_file: record.drop.file,
       bytes: record.drop.bytes,
       visible,
+      record: name.file,
       ...(record.parent ? { parent: record.parent.id } : {}),
       ...info,
     })
