@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { type Config, loadConfig } from '../config/index.ts'
 import { createLogger, createMetrics, type HealthServer, type Logger, startHealthServer } from '../observe/index.ts'
 import {
+  heldNames,
   isPaused,
   layoutOf,
   makePlan,
@@ -19,6 +20,8 @@ import { aloneOnThisHost, carriedRound, leaving } from './carried.ts'
 import { controlCommands } from './commands.ts'
 import { type ControlSocket, openControlSocket } from './control-socket.ts'
 import { AgentError } from './errors.ts'
+import { createDependencies } from './dependencies.ts'
+import { dependencyEvents } from './dependency-events.ts'
 import { createEvents } from './events.ts'
 import { gaugesOf, healthOf, liveness } from './gauges.ts'
 import { historyRound } from './history.ts'
@@ -124,6 +127,7 @@ async function live(
 ): Promise<number> {
   let scheduler: Scheduler | undefined
   let kickIntake = (): void => {}
+  const status = createStatusWriter(spool, (job, error) => log.warn('status.failed', { job, error }))
   const events = createEvents(spool, (error) => log.warn('events.failed', { error }))
   const a: Agent = {
     spool,
@@ -131,6 +135,13 @@ async function live(
     metrics: createMetrics(() => gaugesOf(a, () => scheduler)),
     events,
     batches: createBatches(spool, () => kickIntake()),
+    dependencies: o.worker
+      ? undefined
+      : createDependencies(
+          spool,
+          dependencyEvents(() => a, status),
+        ),
+    held: heldNames(),
     started: new Date(),
     worker: o.worker === true,
     version: o.version,
@@ -147,10 +158,10 @@ async function live(
     fenced: false,
     dispatch: () => scheduler?.dispatch(),
     publish: () => {},
+    tick: () => {},
   }
   const ending = new Ending(a)
   const finished = new Map<string, Finished>()
-  const status = createStatusWriter(spool, (job, error) => log.warn('status.failed', { job, error }))
   const sched = createScheduler(a, { status, finished })
   scheduler = sched
 
@@ -189,11 +200,11 @@ async function live(
     () => publishRound(a, sched, finished),
   )
   a.publish = publisher.kick
-  loop(
+  a.tick = loop(
     'tick',
     () => 1_000,
-    () => tickRound(a, sched),
-  )
+    () => tickRound(a, sched, intake.kick),
+  ).kick
   loop(
     'space',
     () => a.config.space.check_interval,

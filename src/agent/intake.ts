@@ -1,7 +1,7 @@
 /** The intake loop's round: what lies in the queue becomes accepted jobs, and everybody is told. */
 import { parseManifest } from '../manifest/index.ts'
 import { handlers } from '../jobs/registry.ts'
-import { type Accepted, type IntakeOptions, takeAndAccept } from '../spool/index.ts'
+import { type Accepted, dependenciesOf, heldFor, type IntakeOptions, takeAndAccept } from '../spool/index.ts'
 import type { StatusWriter } from './job-status.ts'
 import type { Scheduler } from './scheduler.ts'
 import { type Agent, heldBecause } from './state.ts'
@@ -72,7 +72,11 @@ function announce(a: Agent, scheduler: Scheduler, status: StatusWriter, { name, 
   }
   const base = baseStatus(name, record)
   if (state === 'held') {
-    status.set({ ...base, state: 'held', since: iso(), waiting_on: `its time, ${iso(name.due_ms)}` })
+    status.set({ ...base, state: 'held', since: iso(), waiting_on: heldFor(name, record) })
+    if (dependenciesOf(record).length > 0) {
+      a.dependencies?.add({ name, record, state })
+      a.tick()
+    }
     return
   }
   status.set({ ...base, state: 'queued', since: iso(), waiting_on: heldBecause(a) ?? 'its turn' })

@@ -7,6 +7,7 @@ import {
   type Claim,
   commit,
   commitRejection,
+  endDecided,
   errno,
   giveBack,
   type JobStatus,
@@ -50,6 +51,10 @@ export async function runClaim(a: Agent, deps: RunnerDeps, claim: Claim, weight:
   try {
     if (claim.record.rejected) {
       await commitRejection(a.spool, claim)
+      a.publish()
+      return
+    }
+    if (await endDecided(a.spool, claim)) {
       a.publish()
       return
     }

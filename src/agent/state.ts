@@ -2,8 +2,9 @@
 import type { Config } from '../config/index.ts'
 import type { AbortReason, JobProgress } from '../jobs/types.ts'
 import type { Logger, Metrics } from '../observe/index.ts'
-import type { Claim, JobName, Plan, Spool } from '../spool/index.ts'
+import type { Claim, HeldNames, JobName, Plan, Spool } from '../spool/index.ts'
 import type { Batches } from './batches.ts'
+import type { Dependencies } from './dependencies.ts'
 import type { Events } from './events.ts'
 import type { LoopHealth } from './loop.ts'
 
@@ -27,6 +28,9 @@ export interface Agent {
   readonly metrics: Metrics
   readonly events: Events
   readonly batches: Batches
+  /** of the main agent: the jobs that come after others */
+  readonly dependencies: Dependencies | undefined
+  readonly held: HeldNames
   readonly started: Date
   readonly worker: boolean
   readonly version: string
@@ -51,6 +55,8 @@ export interface Agent {
   dispatch(): void
   /** set by the publisher: something lies in committed/ */
   publish(): void
+  /** set by the tick's loop: a held job may be moved on */
+  tick(): void
 }
 
 /** Why the queue does not move just now, for status files; undefined when it does. */

@@ -137,7 +137,9 @@ export async function publishRound(a: Agent, scheduler: Scheduler, finished: Map
     })
     scheduler.laneMoved(name.key)
     if (record.parent) a.batches.wake(record.parent.id)
+    a.dependencies?.ended(name.id)
   }
+  if (published.length > 0 && a.dependencies?.size) a.tick()
   if (published.length > 0) a.dispatch()
 }
 
@@ -175,17 +177,21 @@ async function cancelRound(a: Agent, scheduler: Scheduler): Promise<JobName[]> {
 }
 
 /** Once a second: what others ask of us, and what has come due. */
-export async function tickRound(a: Agent, scheduler: Scheduler): Promise<void> {
-  if (a.fenced || !a.spool.owner) return
+export async function tickRound(a: Agent, scheduler: Scheduler, kickIntake: () => void): Promise<number | undefined> {
+  if (a.fenced || !a.spool.owner) return undefined
   a.paused = await isPaused(a.spool)
   const cancelled = await cancelRound(a, scheduler)
   for (const name of cancelled) a.log.info('job.cancelled', { job: name.id })
   if (cancelled.length > 0) a.publish()
-  for (const name of await promoteDue(a.spool)) a.plan?.add(name)
+  for (const name of await promoteDue(a.spool, a.held)) a.plan?.add(name)
+  if (a.spool.intake.lastListed === Number.NEGATIVE_INFINITY) kickIntake() // the next run of a job that repeats is due
+  // In one loop with the cancels: two claims of one process would take a job from each other.
+  const more = await a.dependencies?.round(a.held)
   await a.plan?.refresh()
   scheduler.laneMoved() // other agents move lanes too, and do not tell us
   a.dispatch()
   await tidyOld(a.spool)
+  return more ? 50 : undefined
 }
 
 /** A disk that is nearly full holds the queue: what runs goes on and watches for itself. */

@@ -1,4 +1,5 @@
 import { isAbsolute } from 'node:path'
+import { cronProblem, knownZone } from '../text/cron.ts'
 import { show } from '../text/diagnostic.ts'
 import type { ManifestKind } from './kinds/index.ts'
 import { rfc3339 } from './kinds/parts.ts'
@@ -19,6 +20,7 @@ export function beyondSchema(
   const { not_before: start } = root
   if (typeof start === 'string' && rfc3339.test(start) && Number.isNaN(timeOf(start)))
     say('error', ['not_before'], `not_before is ${show(start)}; there is no such day.`)
+  if (isObject(root.repeat)) repeat(root.repeat, say)
   if (kind === 'convert') convert(root, o, say)
   if (kind === 'command') command(root, say)
 }
@@ -36,6 +38,20 @@ function reserved(root: Record<string, unknown>, say: Say): void {
       )
   if (root.submitter !== undefined)
     say('warning', ['submitter'], 'submitter is set by the agent; what the manifest says is dropped.', { at: 'key' })
+}
+
+function repeat(r: Record<string, unknown>, say: Say): void {
+  const { cron, timezone, until } = r
+  const wrong = typeof cron === 'string' && cron !== '' ? cronProblem(cron) : undefined
+  if (wrong !== undefined) say('error', ['repeat', 'cron'], `repeat.cron is ${show(cron)}, which ${wrong}.`)
+  if (typeof timezone === 'string' && !knownZone(timezone))
+    say(
+      'error',
+      ['repeat', 'timezone'],
+      `repeat.timezone is ${show(timezone)}, which this host does not know; it must be an IANA name such as "Europe/Berlin" or "UTC".`,
+    )
+  if (typeof until === 'string' && rfc3339.test(until) && Number.isNaN(timeOf(until)))
+    say('error', ['repeat', 'until'], `repeat.until is ${show(until)}; there is no such day.`)
 }
 
 function convert(root: Record<string, unknown>, o: { baseDir?: string }, say: Say): void {

@@ -29,6 +29,7 @@ export function normalise(
     else delete out.timeout_ms
   }
   if (m.not_before !== undefined) out.not_before_ms = Math.max(0, timeOf(m.not_before))
+  if (m.after !== undefined) out.after = dependencies(m.after)
   if (m.retry !== undefined) {
     const { delay } = m.retry as { delay?: unknown }
     out.retry = {
@@ -56,6 +57,13 @@ export function normalise(
   }
   if (m.kind === 'command') out.command = normalCommand(m.command)
   return out as unknown as Manifest
+}
+
+/** One form of `after`: a list of jobs and how they must have ended. */
+function dependencies(after: NonNullable<Manifest['after']>): { job: string; when: string }[] {
+  return [after]
+    .flat()
+    .map((x) => (typeof x === 'string' ? { job: x, when: 'success' } : { ...x, when: x.when ?? 'success' }))
 }
 
 /** A VM's manifest with what it names made absolute: its own path, or the disks of one that stands in the batch. */

@@ -5,7 +5,8 @@
 import { join, relative } from 'node:path'
 import { supersede } from './answers.ts'
 import { move, namesIn } from './moves.ts'
-import { type JobName, jobName, keyOf } from './names.ts'
+import { dependenciesOf } from './after.ts'
+import { type JobName, jobName, keyOf, WAITS } from './names.ts'
 import type { JobRecord } from './record.ts'
 import { randomHex, type Spool } from './spool.ts'
 import { drawTicket } from './ticket.ts'
@@ -38,28 +39,45 @@ export async function acceptToken(s: Spool, folder: string, record: JobRecord): 
   const owner = ownerOfFolder(s, folder)
   const token = join(folder, `${id}.job`)
   const key = keyOf(record.answer)
-  const { mine, older } = await drawTicket(s, folder, key, id)
-  await supersede(s, owner, record.answer, id, older)
-
-  const notBefore = record.rejected ? undefined : record.manifest.not_before
-  const due = notBefore === undefined ? undefined : (record.manifest.not_before_ms ?? Date.parse(notBefore))
-  const held = due !== undefined && due > s.clock.now()
+  const due = dueOf(s, record)
+  // The next run of a job that repeats: the answers of the last one stay in place until its time has come, and it is accepted again then.
+  const planned = record.follows !== undefined && due !== undefined
+  let ticket = 0
+  if (!planned) {
+    const drawn = await drawTicket(s, folder, key, id)
+    await supersede(s, owner, record.answer, id, drawn.older)
+    ticket = drawn.mine.ticket
+  }
   const name = jobName({
     priority: record.manifest.priority ?? 5,
     id,
     key,
-    ticket: mine.ticket,
+    ticket,
     epoch: 0,
     failures: 0,
     crashes: 0,
-    ...(held ? { due_ms: due } : {}),
+    ...(due === undefined ? {} : { due_ms: due }),
   })
-  const state = record.rejected ? 'claimed' : held ? 'held' : 'new'
+  const state = record.rejected ? 'claimed' : due === undefined ? 'new' : 'held'
   const dir = state === 'claimed' ? join(s.layout.claimed, owner) : s.layout[state]
   if (!(await move(s, token, join(dir, name.file)))) return undefined
   // Only now may anybody be told: after these two fsyncs no power loss takes the job back or brings the token back.
   await Promise.all([s.sync(dir), s.sync(folder)])
   return { name, record, state }
+}
+
+/** Until when a job is held, in ms since 1970; undefined when it may run at once. */
+function dueOf(s: Spool, record: JobRecord): number | undefined {
+  if (record.rejected) return undefined
+  if (dependenciesOf(record).length > 0) return WAITS
+  const due = notBefore(record)
+  return due !== undefined && due > s.clock.now() ? due : undefined
+}
+
+/** The time before which a job must not run, in ms since 1970. */
+export function notBefore({ manifest }: Pick<JobRecord, 'manifest'>): number | undefined {
+  if (manifest.not_before === undefined) return undefined
+  return Math.min(manifest.not_before_ms ?? Date.parse(manifest.not_before), WAITS - 1)
 }
 
 /**
@@ -101,7 +119,7 @@ export async function idsInAccept(s: Spool, ids: ReadonlySet<string>): Promise<S
   }
 }
 
-async function intakeFolders(s: Spool, dir: string): Promise<string[]> {
+export async function intakeFolders(s: Spool, dir: string): Promise<string[]> {
   const top = dir === s.layout.intake
   const inside = (await namesIn(s, dir, true)).filter((n) => (top ? !n.startsWith('.') : n.startsWith('t-'))).sort()
   const below = await Promise.all(inside.map((n) => intakeFolders(s, join(dir, n))))

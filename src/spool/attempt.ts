@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { errno } from './errors.ts'
 import { ensureDir, move, namesIn } from './moves.ts'
-import { type JobName, parseJobName, renamed } from './names.ts'
+import { type JobName, renamed } from './names.ts'
 import { me } from './owner.ts'
 import { type JobRecord, readRecord } from './record.ts'
 import type { Spool } from './spool.ts'
@@ -103,18 +103,4 @@ async function leave(
   if (!(await move(s, from, join(dir, renamed(name, change).file)))) return false
   await s.sync(dir)
   return true
-}
-
-/** Moves held jobs whose time has come to new/. The names are listed in order of time, so this stops at the first that waits. */
-export async function promoteDue(s: Spool): Promise<JobName[]> {
-  const due: JobName[] = []
-  for (const file of (await namesIn(s, s.layout.held)).sort()) {
-    const name = parseJobName(file)
-    if (!name) continue
-    if ((name.due_ms ?? 0) > s.clock.now()) break
-    const next = renamed(name, {})
-    if (await move(s, join(s.layout.held, file), join(s.layout.new, next.file))) due.push(next)
-  }
-  if (due.length > 0) await s.sync(s.layout.new)
-  return due
 }

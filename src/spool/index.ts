@@ -7,15 +7,25 @@
  * Ticket: a job's place in its lane, the order of acceptance. Commit: the rename that decides an outcome. Publish: moving
  * the answer to where clients look.
  */
-export type { Accepted } from './accept.ts'
+export { type Accepted, notBefore } from './accept.ts'
 export { acceptRecords } from './accept-records.ts'
+export {
+  type Dependency,
+  dependenciesOf,
+  dependenciesText,
+  endDecided,
+  endWaiting,
+  notedMet,
+  noteMet,
+  releaseWaiting,
+  type Unrun,
+} from './after.ts'
 export { tidyOld } from './answers.ts'
 export {
   type Claim,
   claim,
   giveBack,
   openClaim,
-  promoteDue,
   retry,
 } from './attempt.ts'
 export { existingJobs } from './children.ts'
@@ -27,10 +37,12 @@ export { findJob, listJobs, locate } from './find.ts'
 export { type FsckReport, fsck } from './fsck.ts'
 export { commitRejection } from './finish.ts'
 export { takeAndAccept } from './intake.ts'
+export { type HeldNames, heldNames, promoteDue } from './held.ts'
 export type { IntakeOptions } from './intake-options.ts'
 export { type Kept, keptAttempts } from './kept.ts'
 export { type Layout, layoutOf } from './layout.ts'
-export { childUlid, type JobName, type Outcome } from './names.ts'
+export { childPrefix, childUlid, type JobName, keyOf, type Outcome, parseJobName, ULID } from './names.ts'
+export { crowdedLanes, jobsNamed, type NamedJob, oldestUnaccepted } from './named.ts'
 export { heartbeat, type Lease, readOwners, startOwner, stopOwner, thisProcess } from './owner.ts'
 export { makePlan, type Plan } from './plan.ts'
 export { publishCommitted } from './publish.ts'
@@ -40,4 +52,5 @@ export { retain } from './retain.ts'
 export type { Counts, JobStatus } from './schema.ts'
 export { settleAllStarted } from './settle.ts'
 export { openSpool, type Spool } from './spool.ts'
-export { statusOf, sweepStatus, writeStatus } from './status.ts'
+export { heldFor, statusOf, sweepStatus, writeStatus } from './status.ts'
+export { fixSuccessor, readSuccessor } from './successor.ts'

@@ -6,6 +6,9 @@
  */
 import { sha256Hex } from '../text/sha256.ts'
 
+/** The due time of a held job that waits for an event instead of a time: 13 digits, so it sorts behind every time. */
+export const WAITS = 9_999_999_999_999
+
 export type Outcome = 'done' | 'failed' | 'cancelled' | 'rejected'
 export const OUTCOMES: readonly Outcome[] = ['done', 'failed', 'cancelled', 'rejected']
 

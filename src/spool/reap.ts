@@ -63,6 +63,12 @@ async function reapOwner(s: Spool, dead: string, out: Reaped): Promise<void> {
 async function reapJob(s: Spool, claimed: string, name: JobName, out: Reaped): Promise<void> {
   const next = renamed(name, { epoch: name.epoch + 1, crashes: name.crashes + 1 })
   const from = join(claimed, name.file)
+  if (name.ticket === 0) {
+    // It was being cancelled before its time: without a place in its lane nobody could claim it.
+    await move(s, from, join(s.layout.held, renamed(next, { due_ms: 0 }).file))
+    await s.sync(s.layout.held)
+    return
+  }
   if (next.crashes <= s.maxCrashes) {
     if (await move(s, from, join(s.layout.new, next.file))) out.reaped.push(next)
     return

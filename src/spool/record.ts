@@ -33,6 +33,8 @@ export interface JobRecord {
   retry_of?: string
   /** The batch that this job belongs to, and which of its VMs it is. Written by agents alone: a manifest cannot say it. */
   parent?: { id: string; vm: string }
+  /** Of a later run of a job that repeats: the run before it. Until its time comes it has no place in its lane. Written by agents alone. */
+  follows?: string
 }
 
 /** How a status or a result names the batch of its job. */

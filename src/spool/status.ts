@@ -1,10 +1,11 @@
 /** Status files: what a job is doing, for whoever can read a file. Never the truth itself; the folders are. */
 import { join } from 'node:path'
+import { dependenciesOf, dependenciesText } from './after.ts'
 import { errno } from './errors.ts'
 import { findJob, type FoundJob, locate } from './find.ts'
 import { ensureDir, namesIn } from './moves.ts'
-import { keyOf, ULID } from './names.ts'
-import { familyFields, readRecord } from './record.ts'
+import { type JobName, keyOf, ULID, WAITS } from './names.ts'
+import { familyFields, type JobRecord, readRecord } from './record.ts'
 import type { JobStatus } from './schema.ts'
 import { randomHex, type Spool } from './spool.ts'
 import { readLane } from './ticket.ts'
@@ -71,6 +72,13 @@ function stateFromFolder(job: FoundJob): JobStatus['state'] {
   return 'queued'
 }
 
+/** What a held job waits for, as far as its name and its record tell. */
+export function heldFor(name: JobName, record: JobRecord | undefined): string {
+  if (name.due_ms !== WAITS) return `its time, ${new Date(name.due_ms ?? 0).toISOString()}`
+  const on = record === undefined ? [] : dependenciesOf(record)
+  return on.length === 0 ? 'other jobs' : dependenciesText(on)
+}
+
 /** A job's status with the folders' word on its state. */
 export async function statusOf(s: Spool, job: FoundJob): Promise<JobStatus> {
   const written = await readStatus(s, job.name.id)
@@ -93,7 +101,7 @@ export async function statusOf(s: Spool, job: FoundJob): Promise<JobStatus> {
     priority: job.name.priority,
     drop_file: record?.drop.file ?? kept.drop_file ?? '',
     ...(record ? familyFields(record) : {}),
-    ...(job.name.due_ms ? { waiting_on: `its time, ${new Date(job.name.due_ms).toISOString()}` } : {}),
+    ...(job.name.due_ms ? { waiting_on: heldFor(job.name, record) } : {}),
     ...(job.owner ? { owner: job.owner } : {}),
   } as JobStatus
 }

@@ -10,7 +10,7 @@ export function commitUnrun(
   s: Spool,
   c: Claim,
   outcome: Exclude<Outcome, 'done'>,
-  o: { code: string; message: string; attempt: number; result?: Record<string, unknown> },
+  o: { code: string; message: string; hint?: string; attempt: number; result?: Record<string, unknown> },
 ): Promise<'committed' | 'fenced'> {
   const at = new Date(s.clock.now()).toISOString()
   const { name, record } = c
@@ -29,8 +29,8 @@ export function commitUnrun(
     finished_at: at,
   }
   return commit(s, c, outcome, {
-    error: o.message,
-    result: { ...base, error: { code: o.code, message: o.message }, ...o.result },
+    error: o.hint === undefined ? o.message : `${o.message}\n${o.hint}`,
+    result: { ...base, error: { code: o.code, message: o.message, hint: o.hint }, ...o.result },
     status: { ...base, reason: o.message, since: at },
   })
 }

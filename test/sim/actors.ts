@@ -11,8 +11,10 @@ import {
   claim,
   commit,
   commitRejection,
+  endDecided,
   giveBack,
   heartbeat,
+  heldNames,
   type IntakeOptions,
   type JobName,
   type JobRecord,
@@ -34,6 +36,7 @@ import {
 } from '../../src/spool/index.ts'
 import { layoutOf } from '../../src/spool/layout.ts'
 import { makeSpool } from '../../src/spool/spool.ts'
+import { createDependencies } from '../../src/agent/dependencies.ts'
 import type { ParseOutcome } from '../../src/manifest/index.ts'
 
 export const LAYOUT = layoutOf({ root: '', instance: 's' })
@@ -93,7 +96,15 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
     const children = nursery()
     /** batches that are being claimed to be cancelled */
     const reserved = new Set<string>()
+    const held = heldNames()
     const inHand = (id: string): boolean => reserved.has(id) || [...running.keys()].some((file) => file.includes(id))
+    const dependencies = createDependencies(s, {
+      releasing: async () => {},
+      released: (next) => plan.add(next),
+      ended: () => {},
+      say: async () => {},
+      reserve: (id, on) => void (on ? reserved.add(id) : reserved.delete(id)),
+    })
     while (!s.owner) {
       try {
         await startOwner(s, { self: self() })
@@ -148,6 +159,7 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
       for (const a of [...made, ...accepted]) {
         rules.told(a.name, a.record.answer)
         if (a.state === 'new') plan.add(a.name)
+        if (a.state === 'held' && a.record.manifest.after !== undefined && r.chance(0.5)) dependencies.add(a)
       }
     })
     const schedule = loop(async () => {
@@ -178,8 +190,9 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
         }
       }
       if (r.chance(0.3)) await reapDead(s)
-      await publishCommitted(s)
-      if (r.chance(0.3)) await promoteDue(s)
+      for (const p of await publishCommitted(s)) dependencies.ended(p.name.id)
+      if (r.chance(0.3)) await promoteDue(s, held)
+      if (r.chance(0.3)) await dependencies.round(held)
       if (r.chance(0.3))
         await processCancels(s, {
           decide({ id, rejected, ...record }) {
@@ -201,6 +214,8 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
   })
 }
 
+const SAID = { done: 'succeeded', failed: 'failed', cancelled: 'cancelled' } as const
+
 /** One attempt: writes an answer of several files, and ends somehow. */
 async function attempt(world: World, rules: Rules, s: Spool, c: Claim, state: { stop: boolean }): Promise<void> {
   const r = world.random
@@ -209,6 +224,8 @@ async function attempt(world: World, rules: Rules, s: Spool, c: Claim, state: { 
     await commitRejection(s, c)
     return
   }
+  if (await endDecided(s, c)) return
+  rules.begins(name.id)
   const asked = (await cancelRequests(s)).some((x) => x.id === name.id)
   const z = r()
   const outcome = asked
@@ -248,7 +265,13 @@ async function attempt(world: World, rules: Rules, s: Spool, c: Claim, state: { 
   else
     await commit(s, c, outcome, {
       error: answerText(mine, 'error'),
-      result: { schema: 1, ...mine, finished_at: new Date(s.clock.now()).toISOString() },
+      result: {
+        schema: 1,
+        ...mine,
+        name: record.answer,
+        state: SAID[outcome],
+        finished_at: new Date(s.clock.now()).toISOString(),
+      },
       ...(outcome === 'failed' && r.chance(0.5) ? { keep: { steps: ['copy'], bytes: 1 } } : {}),
     })
 }
@@ -264,6 +287,8 @@ export function client(world: World, rules: Rules, index: number): Proc {
       const path = `${LAYOUT.queue}/${name}`
       const repeated = r.chance(0.5) ? rules.failedJob(r) : undefined
       const batch = r.chance(0.25)
+      const after = [{ job: r.pick(['a', 'b', 'p']), when: r.pick(['success', 'failure', 'always']) }]
+      if (r.chance(0.3)) after.push({ job: r.pick(['a', 'b', rules.anyJob(r) ?? 'a']), when: 'always' })
       const body = {
         kind: 'command',
         name: batch ? 'p' : r.pick(['a', 'b']),
@@ -272,6 +297,7 @@ export function client(world: World, rules: Rules, index: number): Proc {
         ...(r.chance(0.2)
           ? { not_before: new Date(1_700_000_000_000 + world.mono + r.int(200_000)).toISOString() }
           : {}),
+        ...(r.chance(0.25) ? { after } : {}),
         ...(r.chance(0.1) ? { bad: true } : {}),
         ...(repeated === undefined ? {} : { retry_of: repeated }),
       }
@@ -300,6 +326,20 @@ export function client(world: World, rules: Rules, index: number): Proc {
       }
     }
     void fs
+  })
+}
+
+/** Drops one plain job of each name, in a file of its own. */
+export function lastClient(world: World, rules: Rules): Proc {
+  return world.spawn('Cz', false, async (_fs, proc) => {
+    const open = world.opener(proc)
+    for (const name of ['a', 'b', 'p']) {
+      const drop = `last.${name}`
+      const node = await open.create(`${LAYOUT.queue}/last-${name}.json`)
+      rules.opened(node, drop)
+      await open.write(node, JSON.stringify({ kind: 'command', name, labels: { drop } }))
+      await open.close(node, LAYOUT.queue, () => rules.dropped(drop))
+    }
   })
 }
 

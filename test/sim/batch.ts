@@ -122,7 +122,14 @@ export async function attemptBatch(
   if (state.stop) throw fail('EFENCED')
   await commit(s, c, cancelled ? 'cancelled' : 'failed', {
     error: 'a batch',
-    result: { schema: 1, id: name.id, epoch: name.epoch, finished_at: new Date(s.clock.now()).toISOString() },
+    result: {
+      schema: 1,
+      id: name.id,
+      name: record.answer,
+      state: cancelled ? 'cancelled' : 'failed',
+      epoch: name.epoch,
+      finished_at: new Date(s.clock.now()).toISOString(),
+    },
   })
   // It ends as failed, for it makes no image; what the rules want of it is told here.
   if (!cancelled) rules.batchEnded(name.id, ids)

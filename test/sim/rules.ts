@@ -1,6 +1,6 @@
 /** The rules of DESIGN section 1, checked on the bare disk after every step that changed it. */
 import { fsck } from '../../src/spool/index.ts'
-import { parseJobName, type JobName } from '../../src/spool/names.ts'
+import { type JobName, parseJobName, WAITS } from '../../src/spool/names.ts'
 import { LAYOUT, spoolOf } from './actors.ts'
 import { readAnswer } from './answers.ts'
 import type { Node } from './disk.ts'
@@ -37,6 +37,9 @@ export class Rules {
   private lostPower = false
   private batches = new Map<string, readonly string[]>()
   private keptWrong: string | undefined
+  /** when a drop was taken */
+  private taken = new Map<string, number>()
+  private early: string | undefined
 
   constructor(world: World) {
     this.world = world
@@ -90,6 +93,33 @@ export class Rules {
   renamed(to: string): void {
     const id = /lanes\/.*-([0-9A-Z]{26})$/.exec(to)?.[1]
     if (id) this.drawn.set(id, this.world.steps)
+    const drop = /intake\/.*\/([0-9A-Z]{26})--/.exec(to)?.[1]
+    if (drop && !this.taken.has(drop)) this.taken.set(drop, this.world.steps)
+  }
+
+  /** A job that comes after others begins: they have ended as they had to. */
+  begins(id: string): void {
+    const places = this.places()
+    const own = places.get(id)?.[0]
+    if (!own || this.lostPower) return
+    const read = (at: Place) => JSON.parse(this.world.disk.find(at.path).data)
+    for (const { job, when } of read(own).manifest.after ?? []) {
+      const at = /^[0-9A-Z]{26}$/.test(job) ? places.get(job)?.[0] : this.before(id, job, places, read)
+      if (!at) continue
+      const outcome = at.state === 'committed' ? at.name.outcome : FINAL.has(at.state) ? at.state : undefined
+      const good = outcome === 'done'
+      if (outcome === undefined || (when !== 'always' && good !== (when === 'success')))
+        this.early ??= `AFTER-EARLY ${id} begins after ${when} of ${job}, but ${at.name.id} is in ${at.path}`
+    }
+  }
+
+  /** The newest job of a name that was taken before this one, where no other can be meant (clocks differ). */
+  private before(id: string, name: string, places: Map<string, Place[]>, read: (at: Place) => { answer: string }) {
+    const taken = this.taken.get(id)
+    const named = [...places].flatMap(([x, [at]]) => (x < id && at && read(at).answer === name ? [{ x, at }] : []))
+    const last = named.sort((a, b) => (a.x < b.x ? -1 : 1)).at(-1)
+    const then = last && this.taken.get(last.x)
+    return taken !== undefined && then !== undefined && then < taken ? last?.at : undefined
   }
 
   private rank(id: string): number {
@@ -113,6 +143,7 @@ export class Rules {
   check(): void {
     const places = this.places()
     if (this.keptWrong !== undefined) throw new Violation(this.keptWrong)
+    if (this.early !== undefined) throw new Violation(this.early)
     const working = new Map<string, string[]>()
     for (const [id, list] of places) {
       if (list.length > 1) throw new Violation(`TWO-STATES ${list.map((p) => p.path).join(' ')}`)
@@ -133,7 +164,9 @@ export class Rules {
         if (before && before !== name.file) throw new Violation(`COMMIT-TWICE ${before} and ${name.file}`)
         this.committed.set(id, name.file)
       }
-      if (state === 'claimed' && !this.cancels.has(id) && !this.exempt.has(id)) {
+      // What is not to run is claimed out of its turn: cancelled, rejected, or waiting for what will not happen.
+      const unrun = () => this.world.disk.tryFind(`${LAYOUT.work}/${id}/after-unrun.json`) !== undefined
+      if (state === 'claimed' && !this.cancels.has(id) && !this.exempt.has(id) && !unrun()) {
         working.set(name.key, [...(working.get(name.key) ?? []), id])
       }
     }
@@ -233,8 +266,17 @@ export class Rules {
         if (this.lostPower && /--[^/]*$/.test(path)) continue
         return false
       }
-    for (const [, list] of this.places()) if (!FINAL.has(list[0]!.state)) return false
-    return true
+    const open = [...this.places().values()].map(([at]) => at!).filter((at) => !FINAL.has(at.state))
+    return open.length === 0 || open.some((at) => this.waitsRightly(at))
+  }
+
+  /** Behind a drop that is never whole nobody knows what a name means: its writer lost power. Others may wait behind that one. */
+  private waitsRightly(at: Place): boolean {
+    return (
+      this.lostPower &&
+      at.name.due_ms === WAITS &&
+      [...this.world.disk.files(LAYOUT.intake)].some(([p]) => /--[^/]*$/.test(p))
+    )
   }
 
   why(): string {
@@ -244,7 +286,9 @@ export class Rules {
     return JSON.stringify({
       queue: [...this.world.disk.find(LAYOUT.queue).kids.keys()],
       intake: rest,
-      open: open.map((p) => p.path),
+      open: open.map(
+        (p) => `${p.path} ${JSON.stringify(JSON.parse(this.world.disk.find(p.path).data).manifest?.after ?? '')}`,
+      ),
       lanes,
     })
   }
@@ -262,6 +306,7 @@ export class Rules {
     }
     for (const [answer, id] of last) {
       const { state, name } = places.get(id)![0]!
+      if (!FINAL.has(state)) continue // it waits rightly
       const image = disk.tryFind(`${LAYOUT.output}/${answer}.qcow2`)
       const error = disk.tryFind(`${LAYOUT.output}/${answer}.error`)
       const maker = image && readAnswer(image.data)

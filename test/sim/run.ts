@@ -3,7 +3,7 @@
  * A seed decides everything: the faults, who runs when, what fails. The same seed fails the same way.
  */
 import { spoolFolders } from '../../src/spool/spool.ts'
-import { agent, client, LAYOUT } from './actors.ts'
+import { agent, client, lastClient, LAYOUT } from './actors.ts'
 import { seeded } from './random.ts'
 import { Rules, Violation } from './rules.ts'
 import { type Faults, NO_FAULTS, World } from './world.ts'
@@ -59,6 +59,9 @@ export async function runSeed(
     if (choose.chance(0.5)) for (const p of world.procs.filter((x) => x.agent)) world.kill(p)
     while (world.procs.some((p) => !p.agent)) await world.step(true)
     if (!world.procs.some((p) => p.agent)) agent(world, rules, remote)
+    // Of each name one more, or whoever comes after a job that nobody ever drops waits for ever.
+    lastClient(world, rules)
+    while (world.procs.some((p) => !p.agent)) await world.step(true)
     let quiet = false
     for (let i = 0; i < CALM_STEPS && !quiet; i++) {
       await world.step(true)
