@@ -5,32 +5,59 @@
  */
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { build } from 'esbuild'
+import { join, relative } from 'node:path'
+import { build, type Plugin } from 'esbuild'
 
 const root = join(import.meta.dirname, '..')
 const dist = join(root, 'dist')
 
 rmSync(dist, { recursive: true, force: true })
 
-await build({
+const options = {
   absWorkingDir: root,
+  outdir: dist,
+  bundle: true,
+  format: 'esm',
+  platform: 'node',
+  target: 'node26',
+  packages: 'external',
+  logLevel: 'warning',
+} as const
+
+/**
+ * The program's entry is one file together with the short way of `vmspool run`, for each file costs it half a millisecond; whatever else
+ * these import when they need it is a bundle of its own below dist/later/.
+ */
+const later: Record<string, string> = {}
+const oneFile: Plugin = {
+  name: 'one file',
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^\.{1,2}\// }, ({ kind, path, resolveDir }) => {
+      if (kind !== 'dynamic-import' || path === './run-now.ts') return undefined
+      const source = relative(join(root, 'src'), join(resolveDir, path)).replace(/\.ts$/, '')
+      later[`later/${source}`] = `src/${source}.ts`
+      return { path: `../later/${source}.js`, external: true }
+    })
+    // An import of node:fs makes one of everything in it, node:fs/promises too, which is 2 ms.
+    onResolve({ filter: /^node:/ }, ({ path }) => ({ path, namespace: 'builtin' }))
+    onLoad({ filter: /.*/, namespace: 'builtin' }, ({ path }) => ({
+      contents: `module.exports = process.getBuiltinModule('${path}')`,
+    }))
+  },
+}
+await build({ ...options, entryPoints: { 'cli/main': 'src/cli/main.ts' }, plugins: [oneFile] })
+
+await build({
+  ...options,
   entryPoints: {
-    'cli/main': 'src/cli/main.ts',
+    ...later,
     index: 'src/index.ts',
     // programs of threads: found by name beside the bundles
     'workers/grain-worker': 'src/convert/fast/grain-worker.ts',
     'workers/hash-worker': 'src/convert/hash-worker.ts',
   },
-  outdir: dist,
-  bundle: true,
   splitting: true,
-  format: 'esm',
-  platform: 'node',
-  target: 'node26',
-  packages: 'external',
   chunkNames: 'chunks/[name]-[hash]',
-  logLevel: 'warning',
 })
 
 copyFileSync(join(root, 'src/process/shim.pl'), join(dist, 'shim.pl')) // beside the bundles, which look for it there

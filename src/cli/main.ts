@@ -2,29 +2,27 @@
 import { enableCompileCache } from 'node:module'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
-import { argv, env, getuid, stdout } from 'node:process'
-
-// A reader that goes away (`vmspool list | head -1`) is not an error of ours.
-stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(0)
-  throw error
-})
 
 // Compiled code is kept in a folder of the user's own: half the start-up time, and a quarter of the agent's memory.
 // Without such a folder nothing is kept.
 try {
-  const root = getuid?.() === 0
-  enableCompileCache(
-    env.NODE_COMPILE_CACHE ?? join(root ? '/var/cache' : (env.XDG_CACHE_HOME ?? join(homedir(), '.cache')), 'vmspool'),
-  )
+  const { env } = process
+  const root = process.getuid?.() === 0
+  if (!env.NODE_COMPILE_CACHE)
+    enableCompileCache(join(root ? '/var/cache' : (env.XDG_CACHE_HOME ?? join(homedir(), '.cache')), 'vmspool'))
 } catch {
   // a user without a home
 }
 
+const args = process.argv.slice(2)
 // `run` has a way of its own, which loads no more than it needs; its help comes from where all help comes from.
-const args = argv.slice(2)
 const done = args[0] === 'run' ? await runAlone(args.slice(1)) : undefined
 if (done === undefined) {
+  // A reader that goes away (`vmspool list | head -1`) is not an error of ours.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(0)
+    throw error
+  })
   const { main } = await import('./program.ts')
   process.exitCode = await main(args)
 } else process.exitCode = done

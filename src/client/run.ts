@@ -2,6 +2,7 @@
  * Running a command without an agent: the record is written, then a shim is started that stays with the command and records how it
  * ended. What is needed before the start is synchronous and light, see spool/started.ts.
  */
+import { hostname } from 'node:os'
 import { basename, resolve } from 'node:path'
 import type { ShimSpec } from '../process/index.ts'
 import { createDirect, type Direct } from '../spool/started.ts'
@@ -70,7 +71,7 @@ export function prepareRun(place: RunPlace, argv: readonly string[], o: RunOptio
     },
   } as unknown as Parameters<typeof createDirect>[1]['manifest']
   const sync = o.fsync !== false
-  const host = process.getBuiltinModule('node:os').hostname()
+  const host = hostname()
   const job = createDirect(place.layout, {
     name,
     manifest,

@@ -2,11 +2,11 @@
  * What a shim is told. Apart from shim.ts, because `vmspool run` needs no more than this: it becomes the shim's starter instead of
  * starting it, and every module that is not loaded counts there.
  */
+import { closeSync, existsSync, mkdirSync, openSync, readSync } from 'node:fs'
+import { flushCompileCache } from 'node:module'
+import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { bootId, GROUP_TOKEN_VARIABLE, pidNamespace } from './identity.ts'
-
-// Not imported: node:fs would bring node:fs/promises with it, for 2 ms.
-const { closeSync, existsSync, mkdirSync, openSync, readSync } = process.getBuiltinModule('node:fs')
 
 /** Where a job without an agent is recorded by its shim when it ends: paths of its files, and of its record before and after. */
 export interface DirectFinish {
@@ -76,7 +76,7 @@ export function orders(s: ShimSpec, token: string): Record<string, string | numb
     stdin: s.stdin ?? '/dev/null',
     cwd: s.cwd,
     token,
-    host: process.getBuiltinModule('node:os').hostname(),
+    host: hostname(),
     pidns: pidNamespace(),
     boot_id: bootId(),
     fsync: s.fsync === false ? '' : 1,
@@ -119,6 +119,7 @@ export function becomeShim(s: ShimSpec, say: { before: string; after: string; js
     delete env[name]
   }
   const text = Object.entries(told).map((pair) => pair.map(encodeURIComponent).join('='))
+  flushCompileCache() // Node does it at its end, which this is not
   process.execve?.(perl, [perl, program, s.dir, ...s.argv], { ...env, LC_ALL: 'C', VMSPOOL_SHIM: text.join('&') })
   throw new Error('execve(2) returned.')
 }

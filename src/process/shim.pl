@@ -72,100 +72,6 @@ sub insist { # how it ended is known to us alone: where there is no room for tha
   select undef, undef, undef, 0.5 until $write->() || !{ 5 => 1, 12 => 1, 23 => 1, 24 => 1, 28 => 1, 30 => 1, 122 => 1 }->{$! + 0};
 }
 
-# ---- the log: `<time> <stream> <F|P> <content>` as in Kubernetes (CRI); rotated between lines, compressed, bounded in total
-
-my ($log_dir, $log_name) = $o{log} =~ m{^(.*)/([^/]+)$}s;
-my ($log, $logged, $log_since, $gzip, $lost, $lost_why, $torn) = (undef, 0, 0, undef, 0, '', 0);
-sub segments { # [number, file, bytes], oldest first
-  opendir my $d, $log_dir or return;
-  sort { $a->[0] <=> $b->[0] } map { /^\Q$log_name\E\.(\d+)(?:\.gz)?$/ ? [$1, $_, -s "$log_dir/$_"] : () } readdir $d;
-}
-my $segment = 1;
-for (segments()) { $segment = $_->[0] + 1 if $_->[0] >= $segment }
-
-sub log_open {
-  sysopen $log, $o{log}, $APPEND, oct $o{log_mode} or return undef $log;
-  $logged = -s $log;
-  $log_since = $logged ? (stat _)[9] * 1000 : 0;
-}
-sub log_bytes {
-  my ($b, $at) = ($_[0], 0);
-  while ($at < length $b) {
-    my $n = $log ? syswrite $log, $b, length($b) - $at, $at : undef;
-    if (!defined $n) { # a full disk ends no job; that something is missing is said when there is room again
-      next if $log && $! == $EINTR;
-      $lost_why = "$!";
-      $torn = substr($b, $at - 1, 1) ne "\n" if $at;
-      last;
-    }
-    $torn = 0;
-    $at += $n;
-  }
-  $logged += $at;
-  length($b) - $at;
-}
-sub log_lost { # what is missing is said where it is missing
-  my $n = $lost;
-  log_open() if !$log;
-  log_bytes(($torn ? "\n" : '') . rfc3339(clock(0)) . " agent F $n bytes of output could not be written here: $lost_why\n") or $lost = 0;
-}
-sub log_chunk {
-  my ($stream, $chunk) = @_;
-  my $now = clock(0);
-  my $mark = rfc3339($now);
-  log_open() if !$log;
-  rotate() if $logged >= $o{log_max} || ($o{log_age} && $log_since && $now - $log_since >= $o{log_age});
-  log_lost() if $lost;
-  $log_since ||= $now;
-  my $bytes = length $chunk;
-  my $rest = substr $chunk, rindex($chunk, "\n") + 1, length $chunk, '';
-  $chunk =~ s/^/$mark $stream F /mg if length $chunk;
-  $chunk .= "$mark $stream P $rest\n" if length $rest;
-  my $left = $lost ? length $chunk : log_bytes($chunk); # no output between what is missing and the word about it
-  $lost += $left < $bytes ? $left : $bytes;
-}
-sub rotate {
-  compressed() if $gzip; # a flood waits for gzip here instead of filling the disk
-  my $old = "$log_dir/$log_name." . $segment;
-  my $packed = "$log_dir/.$log_name.$segment.gz.tmp";
-  rename $o{log}, $old or return;
-  $segment++;
-  close $log;
-  log_open();
-  my $pid = fork;
-  if (defined $pid && !$pid) {
-    open STDIN, '<', $old and sysopen STDOUT, $packed, 01101, oct $o{log_mode} and exec 'nice', 'gzip', '-1';
-    syscall $nr{exit}, 127;
-  }
-  $gzip = { pid => $pid, old => $old, packed => $packed } if $pid;
-  my @all = segments();
-  my $sum = $o{log_max};
-  $sum += $_->[2] for @all;
-  while (@all > 1 && $sum > $o{log_total}) {
-    my $first = shift @all;
-    unlink "$log_dir/$first->[1]";
-    $sum -= $first->[2];
-  }
-}
-my @used = (0, 0); # processor time of gzip, which is not the command's
-sub gzip_used { my @now = (times)[2, 3]; $used[$_] += $now[$_] - $_[$_] for 0, 1 }
-sub compressed {
-  my ($status) = @_;
-  if (!defined $status) {
-    my ($user, $system) = (times)[2, 3];
-    1 until waitpid($gzip->{pid}, 0) != -1 || $! != $EINTR;
-    $status = $?;
-    gzip_used($user, $system);
-  }
-  if ($status == 0 && open(my $f, '<', $gzip->{packed})) {
-    syscall $nr{fsync}, fileno($f) + 0 if $o{fsync};
-    rename $gzip->{packed}, "$gzip->{old}.gz" and unlink $gzip->{old};
-  } else {
-    unlink $gzip->{packed}; # no gzip here, or no room: it stays as it is
-  }
-  undef $gzip;
-}
-
 # ---- `vmspool run`
 
 my $report;
@@ -259,6 +165,108 @@ if ($child) {
 syswrite $report, $refused ? "failed $refused\n" : "ok $child $ticks\n";
 close $report;
 close $failed;
+
+# Only now does perl read the rest, which is most of it: half of the time that a start takes us. By a handle of our own: that of DATA is
+# shared with those that we have forked, and moves when they end.
+my $at = tell DATA;
+close DATA;
+eval "#line @{[__LINE__ + 3]} \"$0\"\n" . do { local $/; open my $rest, '<', $0; seek $rest, $at, 0; <$rest> };
+die $@ if $@;
+__END__
+
+# ---- the log: `<time> <stream> <F|P> <content>` as in Kubernetes (CRI); rotated between lines, compressed, bounded in total
+
+my ($log_dir, $log_name) = $o{log} =~ m{^(.*)/([^/]+)$}s;
+my ($log, $logged, $log_since, $gzip, $lost, $lost_why, $torn) = (undef, 0, 0, undef, 0, '', 0);
+sub segments { # [number, file, bytes], oldest first
+  opendir my $d, $log_dir or return;
+  sort { $a->[0] <=> $b->[0] } map { /^\Q$log_name\E\.(\d+)(?:\.gz)?$/ ? [$1, $_, -s "$log_dir/$_"] : () } readdir $d;
+}
+my $segment = 1;
+for (segments()) { $segment = $_->[0] + 1 if $_->[0] >= $segment }
+
+sub log_open {
+  sysopen $log, $o{log}, $APPEND, oct $o{log_mode} or return undef $log;
+  $logged = -s $log;
+  $log_since = $logged ? (stat _)[9] * 1000 : 0;
+}
+sub log_bytes {
+  my ($b, $at) = ($_[0], 0);
+  while ($at < length $b) {
+    my $n = $log ? syswrite $log, $b, length($b) - $at, $at : undef;
+    if (!defined $n) { # a full disk ends no job; that something is missing is said when there is room again
+      next if $log && $! == $EINTR;
+      $lost_why = "$!";
+      $torn = substr($b, $at - 1, 1) ne "\n" if $at;
+      last;
+    }
+    $torn = 0;
+    $at += $n;
+  }
+  $logged += $at;
+  length($b) - $at;
+}
+sub log_lost { # what is missing is said where it is missing
+  my $n = $lost;
+  log_open() if !$log;
+  log_bytes(($torn ? "\n" : '') . rfc3339(clock(0)) . " agent F $n bytes of output could not be written here: $lost_why\n") or $lost = 0;
+}
+sub log_chunk {
+  my ($stream, $chunk) = @_;
+  my $now = clock(0);
+  my $mark = rfc3339($now);
+  log_open() if !$log;
+  rotate() if $logged >= $o{log_max} || ($o{log_age} && $log_since && $now - $log_since >= $o{log_age});
+  log_lost() if $lost;
+  $log_since ||= $now;
+  my $bytes = length $chunk;
+  my $rest = substr $chunk, rindex($chunk, "\n") + 1, length $chunk, '';
+  $chunk =~ s/^/$mark $stream F /mg if length $chunk;
+  $chunk .= "$mark $stream P $rest\n" if length $rest;
+  my $left = $lost ? length $chunk : log_bytes($chunk); # no output between what is missing and the word about it
+  $lost += $left < $bytes ? $left : $bytes;
+}
+sub rotate {
+  compressed() if $gzip; # a flood waits for gzip here instead of filling the disk
+  my $old = "$log_dir/$log_name." . $segment;
+  my $packed = "$log_dir/.$log_name.$segment.gz.tmp";
+  rename $o{log}, $old or return;
+  $segment++;
+  close $log;
+  log_open();
+  my $pid = fork;
+  if (defined $pid && !$pid) {
+    open STDIN, '<', $old and sysopen STDOUT, $packed, 01101, oct $o{log_mode} and exec 'nice', 'gzip', '-1';
+    syscall $nr{exit}, 127;
+  }
+  $gzip = { pid => $pid, old => $old, packed => $packed } if $pid;
+  my @all = segments();
+  my $sum = $o{log_max};
+  $sum += $_->[2] for @all;
+  while (@all > 1 && $sum > $o{log_total}) {
+    my $first = shift @all;
+    unlink "$log_dir/$first->[1]";
+    $sum -= $first->[2];
+  }
+}
+my @used = (0, 0); # processor time of gzip, which is not the command's
+sub gzip_used { my @now = (times)[2, 3]; $used[$_] += $now[$_] - $_[$_] for 0, 1 }
+sub compressed {
+  my ($status) = @_;
+  if (!defined $status) {
+    my ($user, $system) = (times)[2, 3];
+    1 until waitpid($gzip->{pid}, 0) != -1 || $! != $EINTR;
+    $status = $?;
+    gzip_used($user, $system);
+  }
+  if ($status == 0 && open(my $f, '<', $gzip->{packed})) {
+    syscall $nr{fsync}, fileno($f) + 0 if $o{fsync};
+    rename $gzip->{packed}, "$gzip->{old}.gz" and unlink $gzip->{old};
+  } else {
+    unlink $gzip->{packed}; # no gzip here, or no room: it stays as it is
+  }
+  undef $gzip;
+}
 
 # ---- until nothing of it is left
 

@@ -4,15 +4,13 @@
  *
  * Synchronous, and with few imports: this is the way of `vmspool run`, which has little more time than Node needs to start.
  */
+import { closeSync, fsyncSync, mkdirSync, openSync, readSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { errno, SpoolError } from './errors.ts'
 import type { Layout } from './layout.ts'
 import { type JobName, jobName, keyOf, ulidMaker } from './names.ts'
 import type { JobRecord } from './record.ts'
 import type { JobStatus } from './schema.ts'
-
-// An import of node:fs would bring node:fs/promises with it, for 2 ms.
-const fs = process.getBuiltinModule('node:fs')
 
 const newId = ulidMaker(Date.now, randomBytes)
 
@@ -108,7 +106,7 @@ export function createDirect(l: Layout, n: NewDirect): Direct {
     ...(n.retry_of === undefined ? {} : { retry_of: n.retry_of }),
   }
   try {
-    fs.mkdirSync(folder, 0o755)
+    mkdirSync(folder, 0o755)
     write(direct.status, `${JSON.stringify(status, null, 2)}\n`, 0o644, false)
     if (n.sync) {
       syncFolder(folder)
@@ -117,42 +115,42 @@ export function createDirect(l: Layout, n: NewDirect): Direct {
     // The record last: with it the job is there, and all that it names is there before.
     const temp = join(l.started, `.${file}.tmp`)
     write(temp, `${JSON.stringify(record)}\n`, 0o640, n.sync)
-    fs.renameSync(temp, direct.record)
+    renameSync(temp, direct.record)
     if (n.sync) syncFolder(l.started)
   } catch (error) {
-    fs.rmSync(folder, { recursive: true, force: true })
+    rmSync(folder, { recursive: true, force: true })
     throw explained(l, error)
   }
   return direct
 }
 
 function write(path: string, text: string, mode: number, sync: boolean): void {
-  const fd = fs.openSync(path, 'wx', mode)
+  const fd = openSync(path, 'wx', mode)
   try {
-    fs.writeFileSync(fd, text)
-    if (sync) fs.fsyncSync(fd)
+    writeFileSync(fd, text)
+    if (sync) fsyncSync(fd)
   } finally {
-    fs.closeSync(fd)
+    closeSync(fd)
   }
 }
 
 function syncFolder(path: string): void {
-  const fd = fs.openSync(path, 'r')
+  const fd = openSync(path, 'r')
   try {
-    fs.fsyncSync(fd)
+    fsyncSync(fd)
   } finally {
-    fs.closeSync(fd)
+    closeSync(fd)
   }
 }
 
 /** From the kernel: loading node:crypto for ten bytes takes longer than all the rest. */
 function randomBytes(n: number): Uint8Array {
   const bytes = new Uint8Array(n)
-  const fd = fs.openSync('/dev/urandom', 'r')
+  const fd = openSync('/dev/urandom', 'r')
   try {
-    if (fs.readSync(fd, bytes) !== n) throw new Error('/dev/urandom gave fewer bytes than were asked for.')
+    if (readSync(fd, bytes) !== n) throw new Error('/dev/urandom gave fewer bytes than were asked for.')
   } finally {
-    fs.closeSync(fd)
+    closeSync(fd)
   }
   return bytes
 }
