@@ -11,6 +11,7 @@ import {
   makePlan,
   openSpool,
   publishCommitted,
+  rotateEvents,
   type Spool,
   startOwner,
   stopOwner,
@@ -224,6 +225,11 @@ async function live(
       () => stats.save(),
     )
     loop('history', () => 5_000, historyRound(a))
+    loop(
+      'events',
+      () => 60_000,
+      () => rotateEvents(spool),
+    )
   }
   const watcher = await watchQueue(a, intake.kick)
   log.info('agent.ready', {

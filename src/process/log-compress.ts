@@ -5,7 +5,7 @@ import { lstat, open, readdir, rename, stat, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { isGone, listFiles, type LogFiles, livePath, plainPath, staleMs, unlessGone } from './log-files.ts'
+import { isGone, listFiles, type LogFiles, plainPath, staleMs, unlessGone } from './log-files.ts'
 
 /** Fast: it must keep up with a flood, and the lines of a log are alike anyway. */
 const level = 1
@@ -86,7 +86,7 @@ async function busyElsewhere(f: LogFiles, others: readonly string[], n: number):
  * done, and names of dead appenders. A number that was taken and never used stays, empty: nothing is missing there.
  * @param due which of them; default: all
  */
-export async function compressRest(f: LogFiles, due?: (s: { mtimeMs: number }) => boolean): Promise<void> {
+export async function compressRest(f: LogFiles, due?: (s: { ctimeMs: number }) => boolean): Promise<void> {
   const { plain, segments, others } = await listFiles(f)
   const done = new Set(segments.filter((s) => s.gz).map((s) => s.n))
   for (const n of plain) {
@@ -106,14 +106,16 @@ export async function compressRest(f: LogFiles, due?: (s: { mtimeMs: number }) =
   }
 }
 
-/** Removes the oldest compressed parts until all files together are no more than `bytes`. The newest part stays: it keeps the count. */
-export async function trim(f: LogFiles, bytes: number): Promise<void> {
+/**
+ * Removes the oldest parts until what is left, and `reserve` bytes for the live file, is no more than `bytes`. The newest part
+ * stays in any case: it keeps the count.
+ */
+export async function trim(f: LogFiles, bytes: number, reserve: number): Promise<void> {
   const { segments } = await listFiles(f)
   const sizes = await Promise.all(segments.map(async (s) => (await unlessGone(lstat(s.path)))?.size ?? 0))
-  let sum = sizes.reduce((a, b) => a + b, (await unlessGone(lstat(livePath(f))))?.size ?? 0)
+  let sum = sizes.reduce((a, b) => a + b, reserve)
   for (const [i, s] of segments.slice(0, -1).entries()) {
     if (sum <= bytes) return
-    if (!s.gz) continue
     await unlessGone(unlink(s.path))
     sum -= sizes[i] ?? 0
   }

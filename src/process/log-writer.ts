@@ -72,8 +72,8 @@ export function openLogWriter(o: LogWriterOptions): LogWriter {
   let first = true
 
   function compressInBackground(): void {
-    compressing ??= compressRest(files)
-      .then(() => trim(files, limits.total_bytes))
+    compressing ??= trim(files, limits.total_bytes, limits.max_bytes)
+      .then(() => compressRest(files))
       .catch(o.onError)
       .finally(() => {
         compressing = undefined
@@ -112,7 +112,7 @@ export function openLogWriter(o: LogWriterOptions): LogWriter {
       const torn = size > 0 && size !== known.size && (await byteAt(file, size - 1)) !== 10
       known.size = size
       const { batch, full } = takeBatch(force)
-      if (batch.length > 0) await put(file, batch, torn)
+      if (batch.length > 0 || torn) await put(file, batch, torn) // a part ends with a line, too
       return full
     } finally {
       await close()

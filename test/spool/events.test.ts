@@ -1,8 +1,8 @@
-import { appendFile, mkdir, rename, rm, truncate, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, readdir, rename, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { expect, test } from 'vitest'
-import { endOfEvents, type EventsPosition, readEvents } from '../../src/spool/index.ts'
+import { endOfEvents, type EventsPosition, readEvents, rotateEvents } from '../../src/spool/index.ts'
 import { tempDir } from '../support/temp.ts'
 
 const line = (i: number, more: object = {}) =>
@@ -130,4 +130,33 @@ test('the end as a beginning, and a position of an older version', async () => {
   await appendFile(s.live, line(10))
   expect((await readEvents(s.spool, end)).events.map((e) => e.i)).toEqual([10])
   expect((await readEvents(s.spool, behind)).events.map((e) => e.i)).toEqual([7, 8, 9, 10])
+})
+
+test('rotation keeps the total, compresses what is quiet, and a reader beside it sees each event once', async () => {
+  await using dir = await tempDir()
+  const s = await scene(dir.path)
+  const limits = { max_bytes: 5_000, total_bytes: 1 << 20, quiet_ms: 0 }
+  const seen: unknown[] = []
+  for (let i = 0; i < 30; i++) {
+    await appendFile(s.live, lines(i * 50, i * 50 + 50))
+    if (i % 3 === 1) seen.push(...(await s.read()))
+    // Several agents at once, one that compresses late.
+    await Promise.all([rotateEvents(s.spool, limits), rotateEvents(s.spool, { ...limits, quiet_ms: 600_000 })])
+    if (i % 3 === 2) seen.push(...(await s.read()))
+  }
+  seen.push(...(await s.read()))
+  expect(seen).toEqual(range(0, 1500))
+  const names = (await readdir(join(dir.path, 'd'))).sort()
+  expect(names.filter((n) => n.endsWith('.gz')).length).toBeGreaterThan(10)
+  expect(names.filter((n) => n.startsWith('.'))).toEqual([])
+  s.forget()
+  expect(await s.read()).toEqual(range(0, 1500))
+
+  await rotateEvents(s.spool, { max_bytes: 1, total_bytes: 3_000, quiet_ms: 0 })
+  const left = (await readdir(join(dir.path, 'd'))).length
+  expect(left).toBeLessThan(names.length)
+  s.forget()
+  const rest = await s.read()
+  expect(rest).toEqual(range(1500 - rest.length, 1500))
+  expect(rest.length).toBeGreaterThan(0)
 })
