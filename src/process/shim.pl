@@ -177,48 +177,52 @@ __END__
 # ---- the log: `<time> <stream> <F|P> <content>` as in Kubernetes (CRI); rotated between lines, compressed, bounded in total
 
 my ($log_dir, $log_name) = $o{log} =~ m{^(.*)/([^/]+)$}s;
-my ($log, $logged, $log_since, $gzip, $lost, $lost_why, $torn) = (undef, 0, 0, undef, 0, '', 0);
+my ($log, $logged, $log_since, $torn, $gzip, $lost, $lost_why) = (undef, 0, '', 0, undef, 0, '');
 sub segments { # [number, file, bytes], oldest first
   opendir my $d, $log_dir or return;
   sort { $a->[0] <=> $b->[0] } map { /^\Q$log_name\E\.(\d+)(?:\.gz)?$/ ? [$1, $_, -s "$log_dir/$_"] : () } readdir $d;
 }
-my $segment = 1;
-for (segments()) { $segment = $_->[0] + 1 if $_->[0] >= $segment }
 
 sub log_open {
-  sysopen $log, $o{log}, $APPEND, oct $o{log_mode} or return undef $log;
+  sysopen $log, $o{log}, 02102, oct $o{log_mode} or return undef $log; # O_APPEND O_RDWR O_CREAT
   $logged = -s $log;
-  $log_since = $logged ? (stat _)[9] * 1000 : 0;
+  ($log_since, $torn) = ('', 0);
+  sysseek $log, 0, 0; # Perl goes to the end of what it opens to append
+  if ($logged && sysread $log, $log_since, 24) { # when its first line was written, unless it has no marks
+    $log_since = '' if $log_since !~ /^\d{4}-\d\d-\d\dT[\d:.]+Z$/;
+    sysseek $log, -1, 2;
+    sysread $log, my $end, 1;
+    $torn = $end ne "\n"; # somebody was killed in the middle of a line
+  }
 }
 sub log_bytes {
-  my ($b, $at) = ($_[0], 0);
+  my ($b, $at) = ($torn ? "\n$_[0]" : $_[0], 0);
   while ($at < length $b) {
     my $n = $log ? syswrite $log, $b, length($b) - $at, $at : undef;
     if (!defined $n) { # a full disk ends no job; that something is missing is said when there is room again
       next if $log && $! == $EINTR;
       $lost_why = "$!";
       $torn = substr($b, $at - 1, 1) ne "\n" if $at;
-      last;
+      return length($b) - $at;
     }
-    $torn = 0;
     $at += $n;
+    $logged += $n;
   }
-  $logged += $at;
-  length($b) - $at;
+  $torn = 0; # and nothing is missing
 }
 sub log_lost { # what is missing is said where it is missing
   my $n = $lost;
   log_open() if !$log;
-  log_bytes(($torn ? "\n" : '') . rfc3339(clock(0)) . " agent F $n bytes of output could not be written here: $lost_why\n") or $lost = 0;
+  log_bytes(rfc3339(clock(0)) . " agent F $n bytes of output could not be written here: $lost_why\n") or $lost = 0;
 }
 sub log_chunk {
   my ($stream, $chunk) = @_;
   my $now = clock(0);
   my $mark = rfc3339($now);
   log_open() if !$log;
-  rotate() if $logged >= $o{log_max} || ($o{log_age} && $log_since && $now - $log_since >= $o{log_age});
+  rotate() if $logged >= $o{log_max} || ($o{log_age} && $log_since && $log_since le rfc3339($now - $o{log_age}));
   log_lost() if $lost;
-  $log_since ||= $now;
+  $log_since ||= $mark;
   my $bytes = length $chunk;
   my $rest = substr $chunk, rindex($chunk, "\n") + 1, length $chunk, '';
   $chunk =~ s/^/$mark $stream F /mg if length $chunk;
@@ -226,16 +230,27 @@ sub log_chunk {
   my $left = $lost ? length $chunk : log_bytes($chunk); # no output between what is missing and the word about it
   $lost += $left < $bytes ? $left : $bytes;
 }
-sub rotate {
+sub appended { # whether somebody may still write into it: log-append.ts says how
+  my ($ino, $links) = (stat $_[0])[1, 3];
+  return if ($links // 1) < 2;
+  opendir my $d, $log_dir or return;
+  grep { /^\.\Q$log_name\E\.w-(\d+)/ && abs(clock(0) - $1) < 10_000 && ((stat "$log_dir/$_")[1] // 0) == $ino } readdir $d;
+}
+sub rotate { # log-files.ts says why so
+  log_bytes('') if $torn; # a part ends with a line
   compressed() if $gzip; # a flood waits for gzip here instead of filling the disk
-  my $old = "$log_dir/$log_name." . $segment;
-  my $packed = "$log_dir/.$log_name.$segment.gz.tmp";
-  rename $o{log}, $old or return;
-  $segment++;
+  my $segment = 1;
+  for (segments()) { $segment = $_->[0] + 1 if $_->[0] >= $segment }
+  my $old = "$log_dir/$log_name.$segment";
+  my $packed = "$log_dir/.$log_name.$segment.gz.$$.tmp";
+  sysopen my $taken, $old, 0301, 0600 or return; # O_WRONLY O_CREAT O_EXCL
+  close $taken;
+  rename $o{log}, $old or unlink($old), return;
   close $log;
   log_open();
   my $pid = fork;
   if (defined $pid && !$pid) {
+    select undef, undef, undef, 0.005 while appended($old);
     open STDIN, '<', $old and sysopen STDOUT, $packed, 01101, oct $o{log_mode} and exec 'nice', 'gzip', '-1';
     syscall $nr{exit}, 127;
   }
