@@ -50,6 +50,18 @@ export const table: readonly Entry[] = [
     load: () => import('./commands/convert.ts'),
   },
   {
+    name: 'history',
+    summary: 'the index of finished jobs: search errors, import tasks of Ghost, rebuild',
+    group: 'Jobs:',
+    load: () => import('./commands/history.ts'),
+  },
+  {
+    name: 'stats',
+    summary: 'count finished jobs by kind, day, outcome, name or host',
+    group: 'Jobs:',
+    load: () => import('./commands/stats.ts'),
+  },
+  {
     name: 'agent',
     summary: 'run an agent in the foreground',
     group: 'Agents:',

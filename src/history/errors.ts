@@ -19,14 +19,3 @@ export function isDamage(error: unknown): boolean {
   const code = resultCode(error)
   return code === 11 || code === 26
 }
-
-/** SQLITE_BUSY, SQLITE_LOCKED: another process writes, and did not stop in time. */
-export function isBusy(error: unknown): boolean {
-  const code = resultCode(error)
-  return code === 5 || code === 6
-}
-
-/** Any error that SQLite gives: nobody depends on the index, so whoever can do without it does. */
-export function isSqlite(error: unknown): boolean {
-  return resultCode(error) !== undefined
-}
