@@ -297,17 +297,9 @@ sub children { # of every thread
   opendir my $d, "/proc/$of/task" or return;
   map { /^\d/ ? split ' ', slurp("/proc/$of/task/$_/children") : () } readdir $d;
 }
-sub descendants { # [pid, its parent]
-  my @next = map { [$_, $$] } grep { !$gzip || $_ != $gzip->{pid} } children($$);
-  my @all;
-  while (@next && @all < 100_000) {
-    push @all, @next;
-    @next = map { my $of = $_->[0]; map { [$_, $of] } children($of) } @next;
-  }
-  @all;
-}
-sub stat_of { my $stat = slurp("/proc/$_[0]/stat"); split ' ', substr $stat, rindex($stat, ')') + 2 } # from its state on
-sub left { grep { ((stat_of($_->[0]))[0] // 'X') =~ /[^ZX]/ } descendants() }
+sub ours { grep { !$gzip || $_ != $gzip->{pid} } children($$) }
+sub parent_of { my $stat = slurp("/proc/$_[0]/stat"); (split ' ', substr $stat, rindex($stat, ')') + 2)[1] // 0 }
+sub left { for (ours()) { return 1 if !defined over($_) } 0 } # who lives further down has an ancestor among them
 # No stranger is ever signalled. The command itself, and what became our child, keep their pids until we take note of their end,
 # and so does the command's group; whoever is further down is looked at once more right before, and is our child soon.
 sub end_all { # one system call for the group leaves no gap for what forks; then what left the group
@@ -315,10 +307,22 @@ sub end_all { # one system call for the group leaves no gap for what forks; then
   kill $signal, -$child;
   kill 'CONT', -$child if $signal ne 'KILL'; # what was stopped hears nothing
   return if !$ended && $signal ne 'KILL';
-  for (descendants()) {
-    my ($pid, $of) = @$_;
-    kill $signal, $pid if $of == $$ || ((stat_of($pid))[1] // 0) == $of;
+  # What forks on and on outside the group is stopped first, all of it: to kill one makes room for the next.
+  my ($round, %stopped) = 0;
+  if ($signal eq 'KILL') {
+    setpriority 0, 0, -20; # if we may: hundreds of them leave us little of the processor
+    1 while (grep { !$stopped{$_}++ } each_of('STOP')) && ++$round < 50;
   }
+  each_of($signal);
+}
+sub each_of { # from top to bottom: our own children first, which are most of what forks and goes
+  my ($signal, @next, @all) = ($_[0], ours());
+  while (@next && @all < 100_000) {
+    kill $signal, $_ for @next;
+    push @all, @next;
+    @next = map { my $of = $_; grep { parent_of($_) == $of } children($of) } @next;
+  }
+  @all;
 }
 sub ask {
   my ($signal, $grace) = @_;
@@ -329,7 +333,8 @@ sub ask {
 }
 sub order { # from the FIFO: "stop <who> <grace ms> <signal>"
   my ($what, $by, $grace, $signal) = split ' ', shift;
-  return if $what ne 'stop' || $ended;
+  return if $what ne 'stop';
+  return ask($signal, $grace) if $ended; # it was not that which ended the command, only what it left
   $stop{by} //= $by;
   $stop{at} //= rfc3339(clock(0));
   $stop{forced} ||= $grace <= 0;
