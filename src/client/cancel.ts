@@ -33,7 +33,7 @@ export async function cancelJob(place: Place, job: string): Promise<JobStatus> {
   return status
 }
 
-function userName(): string {
+export function userName(): string {
   try {
     return userInfo().username
   } catch {

@@ -19,7 +19,7 @@ export function describe(status: JobStatus): string {
     if (p.eta_ms !== undefined && p.eta_ms !== null) parts.push(`${duration(p.eta_ms)} left`)
   }
   if (status.waiting_on) parts.push(`waiting for ${plain(waitingText(status.waiting_on))}`)
-  else if (status.reason && status.state !== 'running') parts.push(plain(status.reason))
+  else if (status.reason && status.state !== 'running') parts.push(plain(status.reason.split('\n')[0]!))
   return parts.join(', ')
 }
 

@@ -28,6 +28,8 @@ export const forTests = {
   // a writer of VMDKs and a reader of qcow2 that are not qemu's
   '/usr/lib/python3/dist-packages/VMDKstream.py': 'python3-vmdkstream',
   '7zz': '7zip',
+  // the terminal in which the terminal UI is driven
+  tmux: 'tmux',
 }
 /** What only `npm run soak` needs, because it takes long to install or to run. */
 export const forSoak = {
