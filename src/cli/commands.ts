@@ -50,6 +50,12 @@ export const table: readonly Entry[] = [
     load: () => import('./commands/convert.ts'),
   },
   {
+    name: 'tui',
+    summary: 'jobs, VMs, instances and logs on the whole terminal, live',
+    group: 'Jobs:',
+    load: () => import('./commands/tui.ts'),
+  },
+  {
     name: 'history',
     summary: 'the index of finished jobs: search errors, import tasks of Ghost, rebuild',
     group: 'Jobs:',
