@@ -346,7 +346,7 @@ async function reloadConfig(a: Agent, how: Parameters<typeof loadConfig>[0], sch
   const { config, changed, needRestart } = reread(a.config, how)
   a.config = config
   a.log.setLevel(config.log.level)
-  scheduler.setWeight(config.concurrency.weight)
+  scheduler.reconfigure()
   a.log.info('config.reloaded', { changed, need_restart: needRestart })
   const rest = needRestart.length > 0 ? ` These need a restart: ${needRestart.join(', ')}.` : ''
   return `Configuration reloaded, ${changed.length === 0 ? 'nothing changed' : `changed: ${changed.join(', ')}`}.${rest}`

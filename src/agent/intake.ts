@@ -79,7 +79,13 @@ function announce(a: Agent, scheduler: Scheduler, status: StatusWriter, { name, 
     }
     return
   }
-  status.set({ ...base, state: 'queued', since: iso(), waiting_on: heldBecause(a) ?? 'its turn' })
+  status.set({
+    ...base,
+    state: 'queued',
+    since: iso(),
+    waiting_on:
+      heldBecause(a) ?? scheduler.groupWait(record.kind === 'batch' ? undefined : record.manifest.group) ?? 'its turn',
+  })
   scheduler.remember(name, record)
   a.plan?.add(name)
 }

@@ -1,5 +1,5 @@
 /** HUP: the configuration is read again, and what may change in a running agent does. */
-import { type Config, loadConfig, reloadable } from '../config/index.ts'
+import { type Config, keys, loadConfig, reloadable } from '../config/index.ts'
 
 type Tree = Record<string, unknown>
 
@@ -16,10 +16,10 @@ function put(tree: Tree, path: readonly string[], value: unknown): void {
   else put(tree[first] as Tree, rest, value)
 }
 
-/** Dotted paths of all leaves that differ. */
+/** Dotted paths of all settings that differ; one that is a map (path_map, concurrency.groups) is one setting. */
 function differences(a: unknown, b: unknown, path = ''): string[] {
   const tree = (v: unknown): v is Tree => typeof v === 'object' && v !== null && !Array.isArray(v)
-  if (tree(a) && tree(b) && path !== 'path_map') {
+  if (tree(a) && tree(b) && !(keys as readonly string[]).includes(path)) {
     const keys = new Set([...Object.keys(a), ...Object.keys(b)])
     return [...keys].flatMap((k) => differences(a[k], b[k], path === '' ? k : `${path}.${k}`))
   }

@@ -6,6 +6,7 @@ import PQueue from 'p-queue'
 import { handlers } from '../jobs/registry.ts'
 import { claim, errno, type JobName, type JobRecord, readRecord } from '../spool/index.ts'
 import { join } from 'node:path'
+import { createGroups } from './groups.ts'
 import { type RunnerDeps, runClaim } from './runner.ts'
 import { type Agent, heldBecause } from './state.ts'
 
@@ -23,8 +24,16 @@ export interface Scheduler {
   behind(key: string): string | undefined
   /** the lanes may have moved */
   laneMoved(key?: string): void
-  setWeight(weight: number): void
+  /** the configuration was read again */
+  reconfigure(): void
+  /** what a job waits for whose group has no place free; undefined when it has one, or the job has no group */
+  groupWait(group: string | undefined): string | undefined
   idle(): Promise<void>
+}
+
+interface Wants {
+  weight: number
+  group?: string
 }
 
 /** Weights of accepted jobs; a job that fell out is read again. */
@@ -33,37 +42,43 @@ const MAX_REMEMBERED = 100_000
 export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
   // Each unit of weight is a slot of the queue; a job of weight 3 brings two companions that only wait for it.
   const queue = new PQueue({ concurrency: a.config.concurrency.weight })
-  const weights = new Map<string, number>()
+  const weights = new Map<string, Wants>()
   const busy = new Map<string, string>()
   /** batches: they wait for other jobs, and count as none */
   const weightless = new Set<string>()
+  const groups = createGroups(a)
   let next: JobName | undefined
   let going = false
   let again = false
 
-  function weigh(record: JobRecord): number {
+  function weigh(record: JobRecord): Wants {
     const h = handlers.get(record.kind)
     const w = record.rejected || !h ? 1 : h.weight(record.manifest)
-    return Number.isFinite(w) && w >= 0 ? Math.floor(w) : 1
+    const weight = Number.isFinite(w) && w >= 0 ? Math.floor(w) : 1
+    // A batch holds no place in its group either, or its own jobs could wait for it for ever.
+    const group = record.rejected || weight === 0 ? undefined : record.manifest.group
+    return group === undefined ? { weight } : { weight, group }
   }
-  async function weightOf(name: JobName): Promise<number | undefined> {
+  async function wantsOf(name: JobName): Promise<Wants | undefined> {
     const known = weights.get(name.id)
     if (known !== undefined) return known
     try {
       return weigh(await readRecord(a.spool, join(a.spool.layout.new, name.file)))
     } catch (e) {
       if (errno(e) === 'ENOENT') return undefined // another agent has it
-      return 1
+      return { weight: 1 }
     }
   }
   // MUST come before a claim is tried: two attempts of one process at a batch could each make its children.
-  function begin(id: string, weight: number): void {
+  function begin(id: string, weight: number, group: string | undefined): void {
     a.inFlight.add(id)
     if (weight === 0) weightless.add(id)
+    groups.enter(id, group)
   }
   function end(id: string): void {
     a.inFlight.delete(id)
     weightless.delete(id)
+    groups.leave(id)
   }
   function start(weight: number, task: () => Promise<void>): void {
     const done = task()
@@ -106,9 +121,14 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
         plan.block(name)
         continue
       }
-      const wanted = await weightOf(name)
+      const wanted = await wantsOf(name)
       if (wanted === undefined) continue
-      const weight = Math.min(wanted, queue.concurrency)
+      const { group } = wanted
+      if (group !== undefined && groups.full(group)) {
+        plan.park(name, group)
+        continue
+      }
+      const weight = Math.min(wanted.weight, queue.concurrency)
       if (queue.pending + weight > queue.concurrency || heldBecause(a) !== undefined) {
         // Back into the plan: something more urgent may come before there is room.
         next = name
@@ -116,7 +136,7 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
         plan.release(name.key)
         return
       }
-      begin(name.id, weight)
+      begin(name.id, weight, group)
       start(weight, () => tryRun(name, weight))
     }
   }
@@ -143,8 +163,9 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
     },
     adopt(c) {
       if (a.inFlight.has(c.name.id)) return
-      const weight = Math.min(weigh(c.record), queue.concurrency)
-      begin(c.name.id, weight)
+      const wants = weigh(c.record)
+      const weight = Math.min(wants.weight, queue.concurrency)
+      begin(c.name.id, weight, wants.group)
       start(weight, () => runClaim(a, deps, c, weight).finally(() => end(c.name.id)))
     },
     used: () => queue.pending,
@@ -157,10 +178,12 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
         a.plan?.release(key)
       }
     },
-    setWeight(weight) {
-      queue.concurrency = weight
+    reconfigure() {
+      queue.concurrency = a.config.concurrency.weight
+      groups.reconfigure()
       scheduler.dispatch()
     },
+    groupWait: (group) => groups.wait(group),
     idle: () => queue.onIdle(),
   }
   return scheduler

@@ -1,4 +1,5 @@
 /** No silence: the jobs that wait say what for, and say it anew when that changes. */
+import { join } from 'node:path'
 import { listJobs, statusOf, writeStatus } from '../spool/index.ts'
 import type { Scheduler } from './scheduler.ts'
 import { type Agent, heldBecause } from './state.ts'
@@ -13,6 +14,13 @@ export function waitingRound(a: Agent, scheduler: Scheduler): () => Promise<void
   return async () => {
     if (a.fenced || (a.plan?.size ?? 0) > MANY) return
     const jobs = await listJobs(a.spool, { states: ['new'], limit: CURRENT })
+    // Those that wait for their group may lie far behind.
+    const groups = new Map<string, string>()
+    for (const { name, group } of a.plan?.firstParked(CURRENT) ?? []) {
+      groups.set(name.id, group)
+      if (!jobs.some((j) => j.name.id === name.id))
+        jobs.push({ name, state: 'new', path: join(a.spool.layout.new, name.file) })
+    }
     const working = [...a.running.values()].filter((job) => job.weight > 0).length
     const now = new Set(jobs.map((j) => j.name.id))
     for (const id of said.keys()) if (!now.has(id)) said.delete(id)
@@ -21,6 +29,7 @@ export function waitingRound(a: Agent, scheduler: Scheduler): () => Promise<void
       const behind = scheduler.behind(job.name.key)
       const why =
         heldBecause(a) ??
+        scheduler.groupWait(groups.get(job.name.id)) ??
         (behind !== undefined && behind !== job.name.id
           ? `job ${behind} of the same name, which was accepted before it`
           : working > 0

@@ -2,5 +2,5 @@
 export { ConfigError } from './error.ts'
 export { type Loaded, loadConfig } from './load.ts'
 export { configSchema } from './schema.ts'
-export { reloadable, secret } from './settings.ts'
+export { keys, reloadable, secret } from './settings.ts'
 export type { Config } from './types.ts'

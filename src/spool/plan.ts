@@ -15,6 +15,13 @@ export interface Plan {
   block(name: JobName): void
   /** a job of this lane ended or left: its next may be tried */
   release(key: string): void
+  /** sets a job aside until its group has a place */
+  park(name: JobName, group: string): void
+  /** so many of those that wait for a place in this group may be tried, the first in order before the others */
+  unpark(group: string, most: number): void
+  parkedGroups(): string[]
+  /** some of those that wait for a place in their group, the longest first */
+  firstParked(most: number): { name: JobName; group: string }[]
   /** lists new/ again when it is time (or `force`) */
   refresh(force?: boolean): Promise<void>
   /** how many lanes wait for a job of theirs to end */
@@ -23,49 +30,33 @@ export interface Plan {
 
 export async function makePlan(s: Spool): Promise<Plan> {
   let sorted: string[] = [] // descending: the next one is popped from the end
-  let heap: string[] = []
+  const heap: string[] = []
   const known = new Set<string>() // names added since the last listing
   const blocked = new Map<string, string[]>()
   let blockedCount = 0
+  /** names that wait for a place in their group, each group a heap */
+  const parked = new Map<string, string[]>()
+  const groupOf = new Map<string, string>()
   let listedAt = Number.NEGATIVE_INFINITY
   let interval = 1_000
 
-  function push(file: string): void {
-    heap.push(file)
-    let i = heap.length - 1
-    while (i > 0) {
-      const up = (i - 1) >> 1
-      if (heap[up]! <= heap[i]!) break
-      ;[heap[up], heap[i]] = [heap[i]!, heap[up]!]
-      i = up
+  /** Who waits for a place in a group goes on waiting; who has left new/ is forgotten. */
+  function keepParked(listed: ReadonlySet<string>): void {
+    for (const [group, files] of parked) {
+      const left = files.filter((file) => listed.has(file) || !groupOf.delete(file)).sort()
+      if (left.length > 0) parked.set(group, left)
+      else parked.delete(group)
     }
-  }
-
-  function pop(): string {
-    const top = heap[0]!
-    const last = heap.pop()!
-    if (heap.length > 0) {
-      heap[0] = last
-      let i = 0
-      for (;;) {
-        let low = i
-        for (const child of [2 * i + 1, 2 * i + 2]) if (child < heap.length && heap[child]! < heap[low]!) low = child
-        if (low === i) break
-        ;[heap[low], heap[i]] = [heap[i]!, heap[low]!]
-        i = low
-      }
-    }
-    return top
   }
 
   const plan: Plan = {
     get size() {
-      return sorted.length + heap.length + blockedCount
+      return sorted.length + heap.length + blockedCount + groupOf.size
     },
     add(name) {
       if (known.has(name.file)) return
       known.add(name.file)
-      push(name.file)
+      push(heap, name.file)
     },
     next() {
       for (;;) {
@@ -75,8 +66,8 @@ export async function makePlan(s: Spool): Promise<Plan> {
         let file: string
         if (b === undefined || (a !== undefined && a <= b)) {
           file = sorted.pop()!
-          if (a === b) pop()
-        } else file = pop()
+          if (a === b) pop(heap)
+        } else file = pop(heap)
         const name = parseJobName(file)
         if (name) return name
       }
@@ -92,15 +83,44 @@ export async function makePlan(s: Spool): Promise<Plan> {
       if (!lane) return
       blocked.delete(key)
       blockedCount -= lane.length
-      for (const file of lane) push(file)
+      for (const file of lane) push(heap, file)
+    },
+    park(name, group) {
+      if (groupOf.has(name.file)) return
+      groupOf.set(name.file, group)
+      const files = parked.get(group)
+      if (files) push(files, name.file)
+      else parked.set(group, [name.file])
+    },
+    unpark(group, most) {
+      const files = parked.get(group)
+      for (let n = 0; files && n < most && files.length > 0; n++) {
+        const file = pop(files)
+        groupOf.delete(file)
+        push(heap, file)
+      }
+      if (files?.length === 0) parked.delete(group)
+    },
+    parkedGroups: () => [...parked.keys()],
+    firstParked(most) {
+      const out: { name: JobName; group: string }[] = []
+      for (const [file, group] of groupOf) {
+        if (out.length >= most) break
+        out.push({ name: parseJobName(file)!, group })
+      }
+      return out
     },
     async refresh(force = false) {
       const now = s.clock.mono()
       if (!force && now - listedAt < interval) return
       listedAt = now // also when it fails: no hot loop on a broken disk
       const files = await s.fs.readdir(s.layout.new)
-      sorted = files.sort().reverse()
-      heap = []
+      if (groupOf.size > 0) keepParked(new Set(files))
+      sorted = files
+        .filter((file) => !groupOf.has(file))
+        .sort()
+        .reverse()
+      heap.length = 0
       known.clear()
       blocked.clear()
       blockedCount = 0
@@ -113,4 +133,31 @@ export async function makePlan(s: Spool): Promise<Plan> {
   }
   await plan.refresh(true)
   return plan
+}
+
+/** Binary heaps of names, the smallest at [0]. */
+function push(heap: string[], file: string): void {
+  heap.push(file)
+  let i = heap.length - 1
+  while (i > 0) {
+    const up = (i - 1) >> 1
+    if (heap[up]! <= heap[i]!) break
+    ;[heap[up], heap[i]] = [heap[i]!, heap[up]!]
+    i = up
+  }
+}
+
+function pop(heap: string[]): string {
+  const top = heap[0]!
+  const last = heap.pop()!
+  if (heap.length === 0) return top
+  heap[0] = last
+  let i = 0
+  for (;;) {
+    let low = i
+    for (const child of [2 * i + 1, 2 * i + 2]) if (child < heap.length && heap[child]! < heap[low]!) low = child
+    if (low === i) return top
+    ;[heap[low], heap[i]] = [heap[i]!, heap[low]!]
+    i = low
+  }
 }
