@@ -6,6 +6,10 @@ import { join } from 'node:path'
 import type { CommandManifest } from '../manifest/index.ts'
 import {
   fenceShim,
+  type LimitedBy,
+  type Limits,
+  limitedBy,
+  scopeManager,
   type ShimExit,
   type ShimProcess,
   shimState,
@@ -96,13 +100,14 @@ async function fromEarlier(m: CommandManifest, c: Context): Promise<Carried | un
 async function start(m: CommandManifest, c: Context, dir: string): Promise<ShimExit | undefined> {
   const argv = argvOf(m)
   const as = await asSubmitter(c.drop)
+  const limits = await limitsOf(m, c)
   const { logs } = c.config
   markTry(dir, c.shim.failures)
   const timeout = m.timeout_ms ?? c.config.timeouts.job
   try {
     const started = await startShim({
       dir,
-      argv: [...as.prefix, ...argv],
+      argv: [...limits.outer, ...as.prefix, ...limits.inner, ...argv],
       cwd: m.command.cwd ?? as.cwd ?? c.attemptDir,
       env: {
         ...notForChildren,
@@ -125,6 +130,27 @@ async function start(m: CommandManifest, c: Context, dir: string): Promise<ShimE
     if (!(e instanceof SpawnError)) throw e
     throw new JobError(e.message, { code: 'spawn-failed', transient: PASSING.has(e.code), cause: e })
   }
+}
+
+/** What would be more than its submitter may do himself is refused, not tried. */
+async function limitsOf(m: CommandManifest, c: Context): Promise<LimitedBy> {
+  const l = m.command.limits as Limits | undefined
+  if (!l) return { outer: [], inner: [], warnings: [] }
+  if (c.drop.uid !== 0 && ((l.nice ?? 0) < 0 || l.ionice === 'realtime')) {
+    const what = (l.nice ?? 0) < 0 ? `limits.nice ${l.nice}` : 'limits.ionice "realtime"'
+    throw new JobError(`${what} is for root alone, and the job was dropped by uid ${c.drop.uid}.`, {
+      code: 'not-allowed',
+      transient: false,
+      hint: 'Take a nice of 0 to 19, and "best-effort" or "idle".',
+    })
+  }
+  const imposed = limitedBy(l, {
+    manager: await scopeManager(),
+    unit: `vmspool-${c.id}-${c.epoch}`,
+    description: `vmspool job ${c.id} (${c.answer})`,
+  })
+  for (const w of imposed.warnings) c.log('agent', w)
+  return imposed
 }
 
 function tell(c: Context, p: ShimProcess): void {

@@ -8,6 +8,7 @@ export {
   pidNamespace,
   processStat,
 } from './identity.ts'
+export { type LimitedBy, type Limits, limitedBy, scopeManager } from './limits.ts'
 export { runGroup, SpawnError } from './run.ts'
 export { startFailure, startShim } from './shim.ts'
 export type { ShimSpec } from './shim-orders.ts'
