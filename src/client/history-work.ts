@@ -21,7 +21,7 @@ export interface Told {
  */
 export async function withIndex<T>(place: View, told: Told, work: (h: History, spool: number) => T): Promise<T> {
   const path = historyPath(place.history)
-  const hosts = path === hostPath ? undefined : hostIndex(place, path)
+  const hosts = process.getuid?.() === 0 ? undefined : hostIndex(place, path)
   if (hosts !== undefined) {
     try {
       return work(hosts.h, hosts.spool)
@@ -41,14 +41,20 @@ export async function withIndex<T>(place: View, told: Told, work: (h: History, s
 
 /** root's index, which its agent keeps, when our own does not cover the spool. */
 function hostIndex(place: View, own: string): { h: History; spool: number } | undefined {
-  const mine = readHistory(own)
-  const covered = mine !== undefined && findSpool(mine.db, place.layout)?.complete === true
-  mine?.close()
-  const h = covered ? undefined : readHistory(hostPath)
-  const spool = h && findSpool(h.db, place.layout)
-  if (h !== undefined && spool?.complete) return { h, spool: spool.n }
-  h?.close()
-  return undefined
+  const covers = (path: string): { h: History; spool: number } | undefined => {
+    const h = readHistory(path)
+    try {
+      const spool = h && findSpool(h.db, place.layout)
+      if (h !== undefined && spool?.complete) return { h, spool: spool.n }
+    } catch {
+      // damaged: as good as none
+    }
+    h?.close()
+    return undefined
+  }
+  const mine = covers(own)
+  mine?.h.close()
+  return mine === undefined ? covers(hostPath) : undefined
 }
 
 async function bringUpToDate(h: History, place: View, told: Told): Promise<void> {

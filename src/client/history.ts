@@ -43,8 +43,8 @@ const BUDGET_MS = 2_000
 /** @returns undefined when there is no index that covers the spool, or jobs/ may not be read: then the folders have to tell */
 export async function indexedJobs(place: View, filter: FinishedFilter): Promise<IndexedJobs | undefined> {
   try {
-    const own = historyPath(place.history)
-    return (await open(place, own, filter)) ?? (own === hostPath ? undefined : await open(place, hostPath, filter))
+    const own = await open(place, historyPath(place.history), filter)
+    return own ?? (process.getuid?.() === 0 ? undefined : await open(place, hostPath, filter))
   } catch {
     return undefined // whatever is wrong with it, the folders know everything
   }
@@ -176,7 +176,7 @@ export async function indexAlong(place: View, jobs: number): Promise<void> {
 
 /** Work on the index that nobody waits for in vain: it may as well not be done. */
 async function besides(path: string, work: (h: History) => Promise<void> | void): Promise<boolean> {
-  if (path === hostPath && process.getuid?.() !== 0) return false
+  if (path === hostPath && process.getuid?.() !== 0) return false // not ours to write
   try {
     await withHistory(path, work)
     return true

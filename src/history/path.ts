@@ -22,11 +22,7 @@ export function historyPath(configured: string | undefined, env: NodeJS.ProcessE
 export function prepareFolder(path: string): void {
   const dir = dirname(path)
   try {
-    const root = process.getuid?.() === 0
-    const made = mkdirSync(dir, { recursive: true, mode: root ? 0o755 : 0o700 })
-    // mkdir's mode is cut by the umask: other users read root's index.
-    if (made !== undefined && root) chmodSync(dir, 0o755)
-    if (!statSync(dir).isDirectory()) throw new Error('it is no folder')
+    makeFolder(dir, process.getuid?.() === 0 ? 0o755 : 0o700)
   } catch (error) {
     throw new HistoryError(
       `The folder ${dir} for the history cannot be made: ${(error as Error).message}. ` +
@@ -36,6 +32,20 @@ export function prepareFolder(path: string): void {
     )
   }
   refuseNetwork(path)
+}
+
+/** Step by step: mkdir({ recursive: true }) of Node never comes back below /proc, where a new folder "does not exist". */
+function makeFolder(dir: string, mode: number): void {
+  const there = statSync(dir, { throwIfNoEntry: false })
+  if (there?.isDirectory()) return
+  if (there !== undefined) throw new Error(`${dir} is no folder`)
+  if (dirname(dir) !== dir) makeFolder(dirname(dir), mode)
+  try {
+    mkdirSync(dir)
+    chmodSync(dir, mode) // whatever the umask: other users read root's index
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+  }
 }
 
 /** @throws HistoryError 78 when the folder of the database lies on a network filesystem */
