@@ -71,11 +71,13 @@ export function limitedBy(l: Limits, o: LimitOptions): LimitedBy {
     if (l.processes !== undefined) {
       kernel.push(`--nproc=${l.processes}`)
       if ((o.uid ?? process.geteuid?.()) === 0)
-        warnings.push('limits.processes is not kept: without systemd it counts for a user, and root is not counted.')
+        warnings.push(
+          `limits.processes (${l.processes}) is not imposed: without systemd it counts the processes of a user, and those of root are not counted.`,
+        )
     }
     if (l.cpu !== undefined)
       warnings.push(
-        'limits.cpu is not kept: it takes a control group, and no systemd answers here (for an agent that is not root: its own user manager).',
+        `limits.cpu (${l.cpu}) is not imposed: it needs a systemd that answers (for an agent that is not root: its own user manager), for processors are shared out by control groups.`,
       )
   }
   if (kernel.length > 0) inner.push('prlimit', ...kernel, '--')
@@ -91,8 +93,8 @@ function scope(l: Limits, o: LimitOptions, manager: 'system' | 'user'): string[]
   if (properties.length === 0) return []
   return [
     'systemd-run',
-    `--${manager}`,
     '--scope',
+    ...(manager === 'user' ? ['--user'] : []),
     '--quiet',
     '--collect',
     `--unit=${o.unit}`,

@@ -15,7 +15,7 @@ describe('limits', () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path)
     await b.start()
-    const shell = 'nice; ionice; ulimit -v; ulimit -n; ulimit -t; ulimit -u; echo "$0 $1"'
+    const shell = 'nice; ionice; ulimit -v; ulimit -n; ulimit -t; ulimit -p; echo "$0 $1"'
     await drop(
       b,
       commandManifest('limited', ['true'], {
