@@ -43,6 +43,20 @@ export const table: readonly Entry[] = [
     group: 'Jobs:',
     load: () => import('./commands/retry.ts'),
   },
+  { name: 'stop', summary: 'stop running jobs', group: 'Jobs:', load: () => import('./commands/stop.ts') },
+  {
+    name: 'wait',
+    summary: 'wait until jobs have ended',
+    group: 'Jobs:',
+    load: () => import('./commands/wait.ts'),
+  },
+  { name: 'rerun', summary: 'run ended jobs again', group: 'Jobs:', load: () => import('./commands/rerun.ts') },
+  {
+    name: 'cleanup',
+    summary: 'remove jobs that are over',
+    group: 'Jobs:',
+    load: () => import('./commands/cleanup.ts'),
+  },
   {
     name: 'convert',
     summary: 'convert a disk, an OVA or a manifest, through an agent or directly',

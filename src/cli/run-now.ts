@@ -8,6 +8,7 @@ import { prepareRun, type RunOptions, type StartedRun, startPrepared, startRun, 
 import { type RunPlace, runPlace } from '../client/run-place.ts'
 import { becomeShim } from '../process/shim-orders.ts'
 import type { JobStatus } from '../client/status.ts'
+import type { Layout } from '../spool/layout.ts'
 import { commandTitle, hasBlank, splitWords } from '../text/words.ts'
 
 /** Every option of `run`: long name, short one, whether it takes a value, whether it may be given several times. */
@@ -124,7 +125,7 @@ export async function runNow(args: readonly string[]): Promise<number | undefine
 /** One command: this process becomes the shim's starter, which prints the same as printAll(). Comes back when that cannot be. */
 async function become(r: Request, argv: string[]): Promise<StartedRun> {
   const prepared = await withSpool(r.place, () => prepareRun(r.place, argv, r.options))
-  const [before, after] = said(r, prepared.job.id, '\0').split('\0')
+  const [before, after] = said(r.place.layout, r.output, prepared.job.id, '\0').split('\0')
   const say = { before: before!, after: after ?? '', json: r.output === 'json', words: commandTitle(argv) }
   try {
     becomeShim(prepared.spec, say)
@@ -134,28 +135,39 @@ async function become(r: Request, argv: string[]): Promise<StartedRun> {
   }
 }
 
-async function printAll(r: Request, all: readonly (StartedRun | { error: unknown })[]): Promise<number> {
+function printAll(r: Request, all: readonly (StartedRun | { error: unknown })[]): number {
+  return printStarted(
+    all.map((run) => ({ layout: r.place.layout, run })),
+    r.output,
+  )
+}
+
+/** Prints what was started, and says of the others why not. Returns the exit code. */
+export function printStarted(
+  all: readonly { layout: Layout; run: StartedRun | { error: unknown } }[],
+  output: Request['output'],
+): number {
   let exitCode: number = exitCodes.ok
   const onRecord: JobStatus[] = []
-  for (const one of all) {
-    if ('status' in one) onRecord.push(one.status)
-    if ('error' in one) {
-      const e = explain(one.error)
+  for (const { layout, run } of all) {
+    if ('status' in run) onRecord.push(run.status)
+    if ('error' in run) {
+      const e = explain(run.error)
       process.stderr.write(`vmspool: ${e.message}\n`)
       exitCode = all.length === 1 ? e.exitCode : exitCodes.jobFailed
-    } else if (one.failed !== undefined) {
-      process.stderr.write(`vmspool: ${one.failed}\n`)
+    } else if (run.failed !== undefined) {
+      process.stderr.write(`vmspool: ${run.failed}\n`)
       exitCode = exitCodes.jobFailed
-    } else if (r.output !== 'json') process.stdout.write(said(r, one.status.id, String(one.status.pid)))
+    } else if (output !== 'json') process.stdout.write(said(layout, output, run.status.id, String(run.status.pid)))
   }
-  if (r.output === 'json') process.stdout.write(`${JSON.stringify(onRecord, null, 2)}\n`)
+  if (output === 'json') process.stdout.write(`${JSON.stringify(onRecord, null, 2)}\n`)
   return exitCode
 }
 
 /** What Ghost prints. */
-function said(r: Request, id: string, pid: string): string {
-  if (r.output === 'name') return `${id}\n`
-  return `Started background process:\n  Task ID: ${id}\n  PID: ${pid}\n  Log file: ${r.place.layout.outputJobs}/${id}/log\n`
+function said(l: Layout, output: Request['output'], id: string, pid: string): string {
+  if (output === 'name') return `${id}\n`
+  return `Started background process:\n  Task ID: ${id}\n  PID: ${pid}\n  Log file: ${l.outputJobs}/${id}/log\n`
 }
 
 async function requestOf(typed: Typed): Promise<Request> {

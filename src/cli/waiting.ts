@@ -31,7 +31,7 @@ export function waitFlags(command: Command): Command {
     .option('-q, --quiet', 'no progress')
 }
 
-function parseGrace(text: string): number {
+export function parseGrace(text: string): number {
   if (text === 'never') return Number.POSITIVE_INFINITY
   try {
     return parseDuration(text)
@@ -50,36 +50,54 @@ export function outcomeCode(status: JobStatus): number {
  * Waits for all of them side by side and shows how far they are. `ended` has those that ended, `latest` the last that was seen
  * of each. The exit code is the first that is not 0.
  */
-export async function waitForAll(
-  place: Place,
-  jobs: readonly (string | Submission)[],
-  o: WaitFlags,
-): Promise<{ ended: (JobStatus | undefined)[]; latest: (JobStatus | undefined)[]; exitCode: number }> {
+export function waitForAll(place: Place, jobs: readonly (string | Submission)[], o: WaitFlags): Promise<Waited> {
+  return waitForEach(
+    jobs.map((job) => ({ place, job })),
+    o,
+  )
+}
+
+interface Waited {
+  ended: (JobStatus | undefined)[]
+  latest: (JobStatus | undefined)[]
+  exitCode: number
+}
+
+/** The same for jobs of several spools; with `any` until the first has ended, whose outcome is the exit code then. */
+export async function waitForEach(
+  jobs: readonly { place: Place; job: string | Submission }[],
+  o: WaitFlags & { any?: boolean },
+): Promise<Waited> {
   const view = await progressView({ quiet: o.quiet === true, jobs: jobs.length })
   const interrupt = interruptSignal()
-  let agents = ''
+  const agents = new Map<Place, string>()
   const errors: unknown[] = []
+  const first = new AbortController()
   const latest: (JobStatus | undefined)[] = jobs.map(() => undefined)
   try {
     const ended = await Promise.all(
-      jobs.map(async (job, i) => {
+      jobs.map(async ({ place, job }, i) => {
         try {
-          return await waitForJob(place, job, {
+          const end = await waitForJob(place, job, {
             ...(o.timeout === undefined ? {} : { timeoutMs: o.timeout }),
             agentGraceMs: o.agentGrace,
-            signal: interrupt.signal,
+            signal: o.any ? AbortSignal.any([interrupt.signal, first.signal]) : interrupt.signal,
             onStatus: (status) => {
               latest[i] = status
               view.update(status)
             },
             onAgents: (state, graceMs) => {
-              if (agents === state) return
-              agents = state
+              if (agents.get(place) === state) return
+              agents.set(place, state)
               view.note(agentsText(place, state, graceMs))
             },
           })
+          if (o.any) first.abort()
+          return end
         } catch (error) {
+          if (first.signal.aborted) return undefined // another one has ended
           errors.push(error)
+          if (o.any) first.abort()
           return undefined
         }
       }),

@@ -75,7 +75,11 @@ async function checkFrom(place: Place, status: JobStatus, kind: string, from: Re
   )
 }
 
-async function recordOfJob(place: Place, id: string): Promise<NonNullable<Awaited<ReturnType<typeof recordOf>>>> {
+/** @throws ClientError 1 when the record is gone, 77 when it may not be read */
+export async function recordOfJob(
+  place: Place,
+  id: string,
+): Promise<NonNullable<Awaited<ReturnType<typeof recordOf>>>> {
   try {
     const [found] = await findInFolders(place.spool, id)
     const record = found === undefined ? undefined : await recordOf(place.spool, found)

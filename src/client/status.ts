@@ -5,8 +5,9 @@
 import { open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { batchSuffix } from '../manifest/safe-name.ts'
+import { type GhostWord, ghostWord, statesOfWord } from '../spool/ghost.ts'
 import { type FoundJob, listJobs as listFolders } from '../spool/find.ts'
-import { childPrefix } from '../spool/names.ts'
+import { childPrefix, keyOf, parseJobName } from '../spool/names.ts'
 import type { JobStatus } from '../spool/schema.ts'
 import { ClientError } from './errors.ts'
 import type { Candidate, IndexedJobs } from './history.ts'
@@ -51,19 +52,36 @@ export async function statusOfName(place: View, name: string): Promise<JobStatus
   return readJson<JobStatus>(join(place.layout.output, `${name}.status.json`))
 }
 
+/** What somebody may mean by a word, and how. */
+export interface Match {
+  by: 'id' | 'name' | 'prefix'
+  status: JobStatus
+}
+
 /**
  * A job by its id, by an unambiguous beginning of its id (6 characters or more), or by its answer name: then the last
- * accepted job of that name. A batch is meant by its name, too, when no job of that name is there.
+ * accepted job of that name, or one that was run without an agent since. A batch is meant by its name, too, when no job of that name is there.
  * @throws ClientError 2 when nothing or more than one job is meant
  */
 export async function findJob(place: View, which: string): Promise<JobStatus> {
+  const match = await matching(place, which)
+  if (match !== undefined) return match.status
+  await requireSpool(place, 'read')
+  throw noSuchJob([place], which)
+}
+
+/** @throws ClientError 2 when the beginning of an id is that of several */
+export async function matching(place: View, which: string): Promise<Match | undefined> {
   const upper = which.toUpperCase()
   if (ulid.test(upper)) {
-    const status = await statusOf(place, upper)
-    if (status !== undefined) return status
+    const status = await settled(place, await statusOf(place, upper))
+    if (status !== undefined) return { by: 'id', status }
   }
-  const named = (await statusOfName(place, which)) ?? (await statusOfName(place, which + batchSuffix))
-  if (named !== undefined) return named
+  const named = await newest([
+    (await statusOfName(place, which)) ?? (await statusOfName(place, which + batchSuffix)),
+    await directOfName(place, which),
+  ])
+  if (named !== undefined) return { by: 'name', status: named }
   if (ulidPrefix.test(upper)) {
     const ids = (await jobIds(place)).filter((id) => id.startsWith(upper))
     if (ids.length > 1) {
@@ -72,15 +90,57 @@ export async function findJob(place: View, which: string): Promise<JobStatus> {
         `"${which}" is the beginning of ${ids.length} job ids (${ids.slice(0, 3).join(', ')}${ids.length > 3 ? ', …' : ''}). Write more of the one you mean.`,
       )
     }
-    const status = ids.length === 1 ? await statusOf(place, ids[0]!) : undefined
-    if (status !== undefined) return status
+    const status = ids.length === 1 ? await settled(place, await statusOf(place, ids[0]!)) : undefined
+    if (status !== undefined) return { by: 'prefix', status }
   }
-  await requireSpool(place, 'read')
-  throw new ClientError(
+  return undefined
+}
+
+export function noSuchJob(all: readonly View[], which: string): ClientError {
+  const where = all.map((p) => `${p.layout.output}`).join(' and ')
+  return new ClientError(
     2,
-    `There is no job "${which}" in the spool "${place.instance}" (${place.layout.output}): neither a job's id, nor the beginning of one, nor the name of an answer. ` +
+    `There is no job "${which}" in the spool "${all[0]!.instance}" (${where}): neither a job's id, nor the beginning of one, nor the name of an answer. ` +
       'See `vmspool list` for the jobs there are.',
   )
+}
+
+function newest(some: readonly (JobStatus | undefined)[]): JobStatus | undefined {
+  return some.filter((s) => s !== undefined).sort((a, b) => (a.id < b.id ? 1 : -1))[0]
+}
+
+/** The newest job of a name that runs or ran without an agent: those have no answer of that name, but their records' names tell. */
+async function directOfName(place: View, name: string): Promise<JobStatus | undefined> {
+  const mark = `-${keyOf(name)}-00000000~`
+  const ids: string[] = []
+  for (const dir of ['started', 'done', 'failed', 'cancelled'] as const) {
+    const files = await readdir(place.layout[dir]).catch((error: NodeJS.ErrnoException) => {
+      if (['EACCES', 'EPERM', 'ENOENT'].includes(String(error.code))) return []
+      throw error
+    })
+    for (const file of files) if (file.includes(mark)) ids.push(file.slice(2, 28))
+  }
+  const last = ids.sort().at(-1)
+  return last === undefined ? undefined : settled(place, await statusOf(place, last))
+}
+
+/**
+ * A job without an agent whose shim was killed, or whose host went down, is settled by whoever comes to see it and may write; else the
+ * status stays what it is.
+ */
+export async function settled(place: View, status: JobStatus | undefined): Promise<JobStatus | undefined> {
+  if (status?.direct !== true || isFinal(status)) return status
+  const { settleStarted } = await import('../spool/settle.ts')
+  const { directFile } = await import('../spool/started.ts')
+  const file = directFile(status.id, status.name)
+  try {
+    const path = join(place.layout.started, file)
+    const over = await settleStarted(place.spool, { name: parseJobName(file)!, state: 'started', path })
+    return over ? ((await statusOf(place, status.id)) ?? status) : status
+  } catch (error) {
+    if (['EACCES', 'EPERM', 'EROFS'].includes(String((error as NodeJS.ErrnoException).code))) return status
+    throw error
+  }
 }
 
 /** The end of a job's log that may be asked for. */
@@ -90,6 +150,8 @@ export function logPath(place: View, id: string): string {
 
 export interface ListFilter {
   states?: readonly JobStateName[]
+  /** Ghost's states; beside `states`, either will do */
+  words?: readonly GhostWord[]
   kind?: string
   name?: string
   /** the id of a batch: only its VMs */
@@ -99,7 +161,8 @@ export interface ListFilter {
 }
 
 /** Statuses of jobs, newest first. Reads one small file per job it looks at, and with an index (docs/history.md) looks at few more than it returns. */
-export async function listJobs(place: View, filter: ListFilter = {}): Promise<JobStatus[]> {
+export async function listJobs(place: View, asked: ListFilter = {}): Promise<JobStatus[]> {
+  const filter = asked.words === undefined ? asked : withWords(asked, asked.words)
   const { indexAlong, indexedJobs } = await import('./history.ts')
   const index = await indexedJobs(place, filter)
   if (index !== undefined) {
@@ -122,7 +185,7 @@ export async function listJobs(place: View, filter: ListFilter = {}): Promise<Jo
 }
 
 async function listFrom<T>(
-  filter: ListFilter,
+  filter: Filter,
   candidates: Iterator<T>,
   status: (candidate: T) => Promise<JobStatus | undefined>,
 ): Promise<JobStatus[]> {
@@ -157,8 +220,26 @@ async function statusOfCandidate(place: View, index: IndexedJobs, c: Candidate):
   return foldersStatus(place, c.job)
 }
 
-function matches(status: JobStatus, filter: ListFilter): boolean {
+interface Filter extends ListFilter {
+  is?(status: JobStatus): boolean
+}
+
+/** The index knows states; of those that come into question each job's status tells. */
+function withWords(filter: ListFilter, words: readonly GhostWord[]): Filter {
+  const states = filter.states ?? []
+  return {
+    ...filter,
+    states: [...new Set([...states, ...words.flatMap((w) => statesOfWord[w])])],
+    is(status) {
+      const word = ghostWord(status)
+      return states.includes(status.state) || (word !== undefined && words.includes(word))
+    },
+  }
+}
+
+function matches(status: JobStatus, filter: Filter): boolean {
   if (filter.states !== undefined && !filter.states.includes(status.state)) return false
+  if (filter.is?.(status) === false) return false
   if (filter.kind !== undefined && status.kind !== filter.kind) return false
   if (filter.parent !== undefined && status.parent !== filter.parent) return false
   return filter.name === undefined || status.name === filter.name
@@ -166,7 +247,8 @@ function matches(status: JobStatus, filter: ListFilter): boolean {
 
 async function foldersStatus(place: View, job: FoundJob): Promise<JobStatus> {
   const { statusOf } = await import('../spool/status.ts')
-  return statusOf(place.spool, job)
+  const status = await statusOf(place.spool, job)
+  return job.state === 'started' ? ((await settled(place, status)) ?? status) : status
 }
 
 async function currentStatus(place: View, id: string, job: FoundJob | undefined): Promise<JobStatus | undefined> {

@@ -2,7 +2,7 @@
 import { watchAgents, pause } from './liveness.ts'
 import { ClientError } from './errors.ts'
 import type { Place } from './place.ts'
-import { type JobStatus, isFinal, statusOf } from './status.ts'
+import { type JobStatus, isFinal, settled, statusOf } from './status.ts'
 import { acceptedJob, type Submission } from './submit.ts'
 
 export interface WaitOptions {
@@ -53,7 +53,12 @@ export async function waitForJob(place: Place, job: string | Submission, o: Wait
       last = text
       if (isFinal(status)) return status
     }
-    if (now >= nextLook) {
+    if (now >= nextLook && status?.direct) {
+      nextLook = now + 1000
+      lastAlive = now // it needs no agent, but somebody has to see that its shim was killed
+      const over = await settled(place, status)
+      if (over !== undefined && isFinal(over)) continue
+    } else if (now >= nextLook) {
       nextLook = now + 1000
       // An unknown lease (another host's, not yet watched for its lifetime) gets the benefit of the doubt.
       const alive = (await watcher.look()).some((a) => a.state !== 'dead')

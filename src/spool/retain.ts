@@ -2,11 +2,11 @@
 import { join } from 'node:path'
 import { forgetNamed } from './bare.ts'
 import { errno } from './errors.ts'
-import { appendEvent } from './events.ts'
 import { locate } from './find.ts'
 import { namesIn, removeFile, removeTree } from './moves.ts'
-import { ANSWER_SUFFIXES, childPrefix, OUTCOMES, parseJobName, ULID, ulidTime } from './names.ts'
+import { ANSWER_SUFFIXES, OUTCOMES, parseJobName, ULID, ulidTime } from './names.ts'
 import { readRecord } from './record.ts'
+import { childrenNeeded, finishedAt, removeJob, tellRemoved } from './remove.ts'
 import type { Spool } from './spool.ts'
 
 const CANCEL = /^cancel-([0-9A-HJKMNP-TV-Z]{26})\.json$/
@@ -30,9 +30,7 @@ export async function retain(s: Spool, r: Retention): Promise<number> {
   try {
     return await removeOld(s, r, jobs)
   } finally {
-    // For whoever keeps an index of the jobs; one that does not hear of it finds out by the files.
-    const events = jobs.map((job) => ({ event: 'removed', job }))
-    await appendEvent(s, events).catch((error) => s.log('events.failed', { error: String(error) }))
+    await tellRemoved(s, jobs)
   }
 }
 
@@ -52,11 +50,7 @@ async function removeOld(s: Spool, r: Retention, jobs: string[]): Promise<number
       if (await needed(name.id)) continue
       const path = join(s.layout[outcome], file)
       if (outcome === 'done' && r.answers_ms && r.answers_ms > 0) await removeAnswer(s, path, name.id)
-      // What the record names goes first, so that a cut-off leaves the record to try again by.
-      await removeTree(s, join(s.layout.work, name.id))
-      await removeTree(s, join(s.layout.outputJobs, name.id))
-      await removeQuarantine(s, path)
-      await removeFile(s, path)
+      await removeJob(s, path, name.id)
       jobs.push(name.id)
       removed += 1
     }
@@ -66,55 +60,8 @@ async function removeOld(s: Spool, r: Retention, jobs: string[]): Promise<number
   return removed
 }
 
-/**
- * A batch that has not ended looks up how its children ended, also after a crash: until then they stay. Whether a job that is not over is
- * a batch its name does not say; no other job's id begins like a child's.
- */
-function childrenNeeded(s: Spool): (id: string) => Promise<boolean> {
-  let open: Promise<Map<string, string[]>> | undefined
-  return async (id) => {
-    open ??= openJobs(s)
-    return (await open).get(id.slice(0, 10))?.some((parent) => id.startsWith(childPrefix(parent))) === true
-  }
-}
-
-/** The jobs that are not over, by their time, which a child shares. Twice: one that moved back while we looked is in the second. */
-async function openJobs(s: Spool): Promise<Map<string, string[]>> {
-  const out = new Map<string, string[]>()
-  for (let pass = 0; pass < 2; pass++) {
-    const dirs = [s.layout.held, s.layout.new, s.layout.committed]
-    for (const owner of await namesIn(s, s.layout.claimed)) dirs.push(join(s.layout.claimed, owner))
-    for (const dir of dirs) {
-      for (const file of await namesIn(s, dir)) {
-        const id = /^(?:\d{13}-)?\d-([0-9A-HJKMNP-TV-Z]{26})-/.exec(file)?.[1]
-        if (id === undefined) continue
-        const same = out.get(id.slice(0, 10))
-        if (same) same.push(id)
-        else out.set(id.slice(0, 10), [id])
-      }
-    }
-  }
-  return out
-}
-
 function byId(a: string, b: string): number {
   return a.slice(2) < b.slice(2) ? -1 : 1
-}
-
-async function finishedAt(s: Spool, id: string): Promise<number> {
-  try {
-    const { bytes } = await s.fs.readFile(join(s.layout.outputJobs, id, 'result.json'), 4 << 20)
-    const at = Date.parse(JSON.parse(bytes.toString('utf8')).finished_at)
-    return Number.isFinite(at) ? at : ulidTime(id)
-  } catch {
-    return ulidTime(id)
-  }
-}
-
-async function removeQuarantine(s: Spool, path: string): Promise<void> {
-  const record = await readRecord(s, path).catch(() => undefined)
-  if (record?.quarantine && !record.quarantine.includes('/'))
-    await removeFile(s, join(s.layout.rejected, record.quarantine))
 }
 
 /** The public answer, if it is still this job's: its result says whose it is. */

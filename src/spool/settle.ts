@@ -3,7 +3,15 @@
  * such a job and may write says what became of it. A shim that lives has the only word on its job, and another host's is left alone.
  */
 import { join } from 'node:path'
-import { isAlive, isLocal, type ShimExit, type ShimProcess, type ShimState, shimState } from '../process/index.ts'
+import {
+  fenceShim,
+  isAlive,
+  isLocal,
+  type ShimExit,
+  type ShimProcess,
+  type ShimState,
+  shimState,
+} from '../process/index.ts'
 import { commandTitle } from '../text/words.ts'
 import { errno } from './errors.ts'
 import { appendEvent } from './events.ts'
@@ -34,18 +42,21 @@ export function runFolder(s: Spool, id: string): string {
 
 /**
  * Settles one job of jobs/started/ if nobody else will.
+ * @param o.stoppedBy who has just ended it, when its shim could not see that
  * @returns whether it is final now
  * @throws the error of the system when its folders may not be read or written (EACCES)
  */
-export async function settleStarted(s: Spool, job: FoundJob): Promise<boolean> {
-  const state = shimState(runFolder(s, job.name.id))
+export async function settleStarted(s: Spool, job: FoundJob, o: { stoppedBy?: string } = {}): Promise<boolean> {
+  const dir = runFolder(s, job.name.id)
+  const state = shimState(dir)
   if (!isOver(s, job.name.id, state)) return false
+  if (state.state === 'lost' && state.process === undefined && !fenceShim(dir)) return false
   const record = await readRecord(s, job.path).catch((error) => {
     if (errno(error) === 'ENOENT') return undefined // moved by its shim while we looked
     throw error
   })
   if (record === undefined) return true
-  await finish(s, job, record, state.state === 'ended' ? endingOf(state.exit, record) : lost(state))
+  await finish(s, job, record, state.state === 'ended' ? endingOf(state.exit, record) : lost(state, o.stoppedBy))
   return true
 }
 
@@ -113,7 +124,13 @@ function endingOf(exit: ShimExit, record: JobRecord): Ending {
   return { outcome: 'failed', code: exit.signal === null ? 'exit-code' : 'killed', words, exit }
 }
 
-function lost(state: ShimState): Ending {
+function lost(state: ShimState, stoppedBy: string | undefined): Ending {
+  if (stoppedBy !== undefined)
+    return {
+      outcome: 'cancelled',
+      code: 'cancelled',
+      words: `was stopped by ${stoppedBy}; its shim was gone, so how it ended is not known.`,
+    }
   const why = state.state === 'lost' ? state.why : 'nothing is known of it'
   const words = `ended unseen: ${why}. What it wrote until then is in its log.`
   return { outcome: 'failed', code: 'lost', words }

@@ -6,9 +6,10 @@
  */
 import { closeSync, fsyncSync, mkdirSync, openSync, readSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { clipWords } from '../text/words.ts'
 import { errno, SpoolError } from './errors.ts'
 import type { Layout } from './layout.ts'
-import { type JobName, jobName, keyOf, ulidMaker } from './names.ts'
+import { jobName, keyOf, ulidMaker } from './names.ts'
 import type { JobRecord } from './record.ts'
 import type { JobStatus } from './schema.ts'
 
@@ -41,9 +42,9 @@ export interface Direct {
   events: string
 }
 
-/** Whether a job runs, or ran, without an agent: only those have no place in a lane. */
-export function isDirect(name: Pick<JobName, 'ticket'>): boolean {
-  return name.ticket === 0
+/** What the record of a job without an agent is called: all that it says is known, ticket 0 is theirs alone. */
+export function directFile(id: string, name: string): string {
+  return jobName({ priority: 5, id, key: keyOf(name), ticket: 0, epoch: 0, failures: 0, crashes: 0 }).file
 }
 
 /**
@@ -54,15 +55,7 @@ export function isDirect(name: Pick<JobName, 'ticket'>): boolean {
 export function createDirect(l: Layout, n: NewDirect): Direct {
   const id = newId()
   const at = new Date().toISOString()
-  const file = jobName({
-    priority: 5,
-    id,
-    key: keyOf(n.name),
-    ticket: 0,
-    epoch: 0,
-    failures: 0,
-    crashes: 0,
-  }).file
+  const file = directFile(id, n.name)
   const folder = join(l.outputJobs, id)
   const direct: Direct = {
     id,
@@ -90,7 +83,7 @@ export function createDirect(l: Layout, n: NewDirect): Direct {
     accepted_at: at,
     started_at: at,
     host: n.host,
-    command: [...n.manifest.command.argv],
+    command: clipWords(n.manifest.command.argv),
     cwd: n.cwd,
     direct: true,
     drop_file: '',

@@ -65,3 +65,9 @@ export function commandTitle(words: readonly string[]): string {
   const signs = [...joinWords(words).replace(/\s+/g, ' ')]
   return signs.length > 80 ? `${signs.slice(0, 79).join('')}…` : signs.join('')
 }
+
+/** Of a very long command the beginning, for files that are read often and whole. */
+export function clipWords(words: readonly string[]): string[] {
+  const clipped = words.slice(0, 64).map((w) => (w.length > 512 ? `${w.slice(0, 512)}…` : w))
+  return words.length > 64 ? [...clipped, '…'] : clipped
+}

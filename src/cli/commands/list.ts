@@ -1,13 +1,18 @@
 import { Command, Option } from 'commander'
 import { jobStates, type JobStateName } from '../../client/status.ts'
 import type { JobStatus } from '../../spool/index.ts'
-import { type Column, type Format, formatOption, plain, printRows, say } from '../output.ts'
+import type { GhostWord } from '../../spool/ghost.ts'
+import { cell, width } from '../../text/width.ts'
+import { commandTitle } from '../../text/words.ts'
+import { type Column, type Format, formatOption, out, plain, printRows, say } from '../output.ts'
 import { describe, percentOf, statePaint } from '../progress.ts'
 import { type SpoolOptions, spoolOptions } from '../spool-options.ts'
 import { age, parseCount } from '../units.ts'
 
 interface Options extends SpoolOptions {
-  state?: JobStateName[]
+  state?: string[]
+  status?: string[]
+  ghost?: boolean
   kind?: string
   name?: string
   batch?: string
@@ -18,11 +23,18 @@ interface Options extends SpoolOptions {
 export default function define(): Command {
   return spoolOptions(new Command('list'))
     .description('List jobs, the newest first. `-o json` prints an array of status objects (docs/output.md).')
-    .addOption(new Option('-s, --state <state...>', 'only jobs in these states').choices([...jobStates]))
+    .addOption(
+      new Option('-s, --state <state...>', "only jobs in these states, ours or Ghost's").choices([
+        ...jobStates,
+        ...ghostWords,
+      ]),
+    )
+    .addOption(new Option('--status <state...>', 'the same').choices([...jobStates, ...ghostWords]).conflicts('state'))
     .option('--kind <kind>', 'only jobs of this kind')
     .option('--name <name>', 'only jobs with this answer name')
     .option('--batch <job>', 'only the VMs of this batch')
     .option('-n, --limit <count>', 'at most this many; 0 for all', parseCount, 50)
+    .option('--ghost', "Ghost's columns: Task ID, PID, Status, Started, Command, Directory")
     .addOption(formatOption())
     .addHelpText(
       'after',
@@ -30,12 +42,16 @@ export default function define(): Command {
 Examples:
   vmspool list
   vmspool list --state running retrying
+  vmspool list --kind command --status exited killed --ghost
   vmspool list --batch night --state failed
   vmspool list --state failed -o name | xargs vmspool retry
   vmspool list -n 0 -o json | jq '.[] | select(.priority == 0)'`,
     )
     .action(run)
 }
+
+/** Those that are not ours too. */
+const ghostWords = ['exited', 'killed', 'unknown'] as const
 
 export const columns: readonly Column<JobStatus>[] = [
   { title: 'ID', value: (s) => s.id },
@@ -53,33 +69,62 @@ function progressCell(s: JobStatus): string {
   return percent === undefined ? '-' : `${Math.floor(percent)} %`
 }
 
-/** What is worth a look, in one line: where a running job is, why another one waits or failed. */
+/** What is worth a look, in one line: where a running job is, why another one waits or failed, what a command is. */
 function detail(s: JobStatus): string {
-  const text = s.state === 'running' ? describe(s) : describe(s).replace(new RegExp(`^${s.state}(, )?`), '')
-  const first = plain(text.split('\n')[0] ?? '')
-  return first.length > 100 ? `${first.slice(0, 99)}…` : first
+  const text = plain(commandDetail(s).split('\n')[0] ?? '')
+  return width(text) > 100 ? cell(text, 100).trimEnd() : text
+}
+
+function commandDetail(s: JobStatus): string {
+  if (s.command === undefined) return stateDetail(s)
+  const command = commandTitle(s.command)
+  if (s.state === 'running') return s.pid === undefined ? command : `PID ${s.pid}: ${command}`
+  const more = stateDetail(s)
+  if (more === '') return command
+  return more.startsWith(command) || s.state === 'failed' ? more : `${command}: ${more}`
+}
+
+function stateDetail(s: JobStatus): string {
+  return s.state === 'running' ? describe(s) : describe(s).replace(new RegExp(`^${s.state}(, )?`), '')
 }
 
 async function run(o: Options): Promise<void> {
-  const { locateView, requireSpool } = await import('../../client/place.ts')
-  const { findJob, listJobs } = await import('../../client/status.ts')
-  const place = await locateView(o)
-  await requireSpool(place, 'read')
-  const parent = o.batch === undefined ? undefined : (await findJob(place, o.batch)).id
+  const { findAnywhere, viewPlaces } = await import('../../client/places.ts')
+  const { listJobs } = await import('../../client/status.ts')
+  const all = await viewPlaces(o)
+  const batch = o.batch === undefined ? undefined : await findAnywhere(all, o.batch)
   const limit = o.limit === 0 ? Number.POSITIVE_INFINITY : o.limit
-  const jobs = await listJobs(place, {
-    ...(o.state === undefined ? {} : { states: o.state }),
-    ...(o.kind === undefined ? {} : { kind: o.kind }),
-    ...(o.name === undefined ? {} : { name: o.name }),
-    ...(parent === undefined ? {} : { parent }),
-    limit: limit + 1,
-  })
-  const shown = jobs.slice(0, limit)
-  await printRows(o.output, shown, {
-    columns,
-    name: (s) => s.id,
-    empty: `No jobs${o.state === undefined ? '' : ' in that state'} in the spool "${place.instance}" (${place.layout.output}).`,
-  })
-  if (jobs.length > shown.length && o.output === 'table')
+  const asked = o.state ?? o.status
+  const found: JobStatus[] = []
+  for (const place of batch === undefined ? all : [batch.place])
+    found.push(
+      ...(await listJobs(place, {
+        ...(asked === undefined ? {} : states(asked)),
+        ...(o.kind === undefined ? {} : { kind: o.kind }),
+        ...(o.name === undefined ? {} : { name: o.name }),
+        ...(batch === undefined ? {} : { parent: batch.status.id }),
+        limit: limit + 1,
+      })),
+    )
+  if (all.length > 1) found.sort((a, b) => (a.id < b.id ? 1 : -1))
+  const shown = found.slice(0, limit)
+  if (o.ghost && o.output === 'table') {
+    const { ghostTable } = await import('../ghost.ts')
+    out(ghostTable(shown))
+  } else {
+    await printRows(o.output, shown, {
+      columns,
+      name: (s) => s.id,
+      empty: `No jobs${asked === undefined ? '' : ' in that state'} in the spool "${all[0]!.instance}" (${all.map((p) => p.layout.output).join(', ')}).`,
+    })
+  }
+  if (found.length > shown.length && o.output === 'table')
     say(`More jobs than the ${limit} shown: see --limit and --state.`)
+}
+
+/** Our words for states, and Ghost's. */
+function states(asked: readonly string[]): { states: JobStateName[]; words?: GhostWord[] } {
+  const ours = asked.filter((s): s is JobStateName => (jobStates as readonly string[]).includes(s))
+  const words = asked.filter((s): s is GhostWord => (ghostWords as readonly string[]).includes(s))
+  return { states: ours, ...(words.length === 0 ? {} : { words }) }
 }

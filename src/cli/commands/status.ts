@@ -14,7 +14,9 @@ import {
 } from '../output.ts'
 import { percentOf, statePaint, waitingText } from '../progress.ts'
 import { type SpoolOptions, spoolOptions } from '../spool-options.ts'
+import { join } from 'node:path'
 import { countsText } from '../../text/counts.ts'
+import { joinWords } from '../../text/words.ts'
 import { bytes, duration } from '../units.ts'
 import { type WaitFlags, waitFlags, waitForAll } from '../waiting.ts'
 import { columns } from './list.ts'
@@ -45,11 +47,10 @@ Examples:
 }
 
 async function run(job: string, o: Options): Promise<void> {
-  const { locate, requireSpool } = await import('../../client/place.ts')
-  const { findJob } = await import('../../client/status.ts')
-  const place = await locate(o)
-  await requireSpool(place, 'read')
-  let status = await findJob(place, job)
+  const { findAnywhere, places } = await import('../../client/places.ts')
+  const found = await findAnywhere(await places(o), job)
+  const { place } = found
+  let { status } = found
   if (o.wait) {
     const { ended, exitCode } = await waitForAll(place, [status.id], o)
     status = ended[0] ?? status
@@ -74,25 +75,32 @@ export async function statusText(place: Place, s: JobStatus, colour: boolean): P
     ['Name', plain(s.name)],
     ['Kind', plain(s.kind)],
     ['State', `${state}${s.since ? ` since ${s.since}` : ''}`],
-    ['Phase', s.state === 'running' ? s.phase : undefined],
+    ['PID', s.pid === undefined ? undefined : `${s.pid}${s.host ? ` on ${plain(s.host)}` : ''}`],
+    ['Command', s.command && plain(joinWords(s.command))],
+    ['Directory', s.cwd && plain(s.cwd)],
+    ['Environment', s.kind === 'command' ? await environmentText(place, s) : undefined],
+    ['Phase', s.state === 'running' && s.pid === undefined ? s.phase : undefined],
     ['Progress', s.state === 'running' ? progressText(s) : undefined],
     ['Waiting for', s.waiting_on ? plain(waitingText(s.waiting_on)) : undefined],
     ['Reason', s.reason ? plain(s.reason) : undefined],
-    ['Attempt', s.attempt === undefined ? undefined : `${s.attempt} (epoch ${s.epoch})`],
+    ['Attempt', s.attempt === undefined || s.direct ? undefined : `${s.attempt} (epoch ${s.epoch})`],
     ['Worked on by', s.owner],
-    ['Priority', s.priority === undefined ? undefined : String(s.priority)],
+    ['Priority', s.priority === undefined || s.direct ? undefined : String(s.priority)],
     ['Accepted', s.accepted_at],
     ['Started', s.started_at],
     ['Finished', s.finished_at],
     [
-      'Took',
-      s.started_at && s.finished_at ? duration(Date.parse(s.finished_at) - Date.parse(s.started_at)) : undefined,
+      s.finished_at ? 'Took' : 'Runs for',
+      s.started_at && (s.finished_at || s.state === 'running')
+        ? duration((s.finished_at ? Date.parse(s.finished_at) : Date.now()) - Date.parse(s.started_at))
+        : undefined,
     ],
     ['Exit code', s.exit_code === undefined || s.exit_code === null ? undefined : String(s.exit_code)],
     ['Signal', s.signal ?? undefined],
     ['VMs', s.children === undefined ? undefined : countsText(s.children)],
     ['Batch', s.parent === undefined ? undefined : `${s.parent} (VM ${plain(s.vm_id ?? '?')})`],
-    ['Dropped as', s.drop_file === undefined ? undefined : plain(s.drop_file)],
+    ['Dropped as', s.drop_file ? plain(s.drop_file) : undefined],
+    ['Log file', s.kind === 'command' ? plain(join(place.layout.outputJobs, s.id, 'log')) : undefined],
     ['Output', s.output?.map(plain).join(', ')],
   ]
   const lines = rows
@@ -104,6 +112,13 @@ export async function statusText(place: Place, s: JobStatus, colour: boolean): P
   }
   if (s.children !== undefined) lines.push(...(await childLines(place, s, colour)))
   return lines.join('\n')
+}
+
+/** What was given to the command beside its surroundings; secrets by name alone. Only for those who may read the record. */
+async function environmentText(place: Place, s: JobStatus): Promise<string | undefined> {
+  const { environmentOf } = await import('../../client/environment.ts')
+  const given = await environmentOf(place, s)
+  return given?.map(([name, value]) => plain(`${name}=${value}`)).join(' ')
 }
 
 /** A screenful; the rest is what `list --batch` is for. */
