@@ -2,8 +2,8 @@
 import { constants } from 'node:fs'
 import { type FileHandle, link, mkdir, open, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
-import { guardName } from './log-compress.ts'
-import { isGone, type LogFiles, livePath } from './log-files.ts'
+import { isGone, livePath, type LogFiles } from './log-files.ts'
+import { guardName } from './log-guard.ts'
 
 const flags = constants.O_RDWR | constants.O_APPEND
 

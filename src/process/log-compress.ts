@@ -1,45 +1,14 @@
 /** Compressing the rotated parts of a log, and removing the oldest beyond a total. */
 import { randomBytes } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { lstat, open, readdir, rename, stat, unlink } from 'node:fs/promises'
+import { lstat, open, rename, stat, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { isGone, listFiles, type LogFiles, plainPath, staleMs, unlessGone } from './log-files.ts'
+import { isGone, listFiles, type LogFiles, plainPath, unlessGone } from './log-files.ts'
+import { guardOf, lives, sealed, staleMs } from './log-guard.ts'
 
 /** Fast: it must keep up with a flood, and the lines of a log are alike anyway. */
 const level = 1
-
-/** The second name of the live file under which an appender writes. */
-export function guardName(f: LogFiles): string {
-  return `.${f.before}w-${Date.now()}-${process.pid}-${randomBytes(4).toString('hex')}`
-}
-
-const guardTime = (f: LogFiles, name: string): number =>
-  name.startsWith(`.${f.before}w-`) ? Number(name.slice(f.before.length + 3).split('-')[0]) : Number.NaN
-
-/**
- * Waits until nobody can append to a file that was rotated: until no appender has a second name for it. A name that an
- * appender left when it was killed is removed after 10 s.
- * @param look the file's link count and identity, now
- */
-export async function sealed(f: LogFiles, look: () => Promise<{ nlink: number; ino: number }>): Promise<void> {
-  for (;;) {
-    const { nlink, ino } = await look()
-    if (nlink <= 1) return
-    let held = false
-    for (const name of (await unlessGone(readdir(f.dir))) ?? []) {
-      const since = guardTime(f, name)
-      if (Number.isNaN(since)) continue
-      const path = join(f.dir, name)
-      if ((await unlessGone(lstat(path)))?.ino !== ino) continue
-      if (Math.abs(Date.now() - since) < staleMs) held = true
-      else await unlessGone(unlink(path))
-    }
-    if (!held) return // a second name that is none of ours: somebody's backup
-    await sleep(5)
-  }
-}
 
 /**
  * Compresses one rotated file; the plain one is removed when the compressed one is safe on disk. May be cut off at any moment
@@ -71,12 +40,14 @@ async function compress(f: LogFiles, n: number): Promise<void> {
   await unlessGone(unlink(plain))
 }
 
-/** Whether another process seems to be compressing this part: its temporary file grew lately. */
+/** Whether another process seems to be compressing this part: it lives, and its temporary file grew lately. */
 async function busyElsewhere(f: LogFiles, others: readonly string[], n: number): Promise<boolean> {
   for (const name of others) {
-    if (!name.startsWith(`.${f.before}${n}${f.after}.gz`)) continue
+    if (!name.startsWith(`.${f.before}${n}${f.after}.gz.`)) continue
     const its = await unlessGone(lstat(join(f.dir, name)))
-    if (its !== undefined && Math.abs(Date.now() - its.mtimeMs) < staleMs) return true
+    const pid = Number(/\.gz\.(\d+)/.exec(name)?.[1])
+    // One of another host looks dead. Then two compress the same part, which does no harm.
+    if (its !== undefined && Math.abs(Date.now() - its.mtimeMs) < staleMs && lives(pid)) return true
   }
   return false
 }
@@ -98,11 +69,11 @@ export async function compressRest(f: LogFiles, due?: (s: { ctimeMs: number }) =
     done.add(n)
   }
   for (const name of others) {
-    const guard = guardTime(f, name)
+    const guard = guardOf(f, name)
     const of = /^(\d+)\D/.exec(name.slice(f.before.length + 1))?.[1]
     const temporary = of !== undefined && name.endsWith('.tmp') && !plain.some((n) => n === Number(of) && !done.has(n))
-    const left = temporary || (!Number.isNaN(guard) && Math.abs(Date.now() - guard) > 6 * staleMs)
-    if (left) await unlessGone(unlink(join(f.dir, name)))
+    const dead = guard !== undefined && (!guard.alive || Math.abs(Date.now() - guard.since) > 6 * staleMs)
+    if (temporary || dead) await unlessGone(unlink(join(f.dir, name)))
   }
 }
 

@@ -4,13 +4,13 @@
  *
  * Several processes may append, rotate and compress at once, also on several hosts, without a lock:
  * - A number is taken by creating its file exclusively, and empty; only who took it renames the live file onto it, so that
- *   rename replaces nothing.
+ *   rename replaces nothing (log-rotate.ts).
  * - A compressed part is written under a temporary name of its writer's own and appears whole, by rename; the plain one goes
  *   last. Two that compress the same part make the same file.
  * - Who appends holds a second name of the file while it writes (log-append.ts), unless it is the one that rotates: a
  *   rotated file without such a name can never grow again.
  */
-import { lstat, open, readdir, rename, unlink } from 'node:fs/promises'
+import { lstat, readdir } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 
 export interface LogFiles {
@@ -103,37 +103,4 @@ function numberIn(f: LogFiles, name: string): { n: number; gz: boolean } | undef
   const end = gz ? `${f.after}.gz` : f.after
   const digits = name.slice(f.before.length, name.length - end.length)
   return name.endsWith(end) && /^[1-9]\d{0,14}$/.test(digits) ? { n: Number(digits), gz } : undefined
-}
-
-/** What another process left when it died between two steps is taken for that after so long, in ms. */
-export const staleMs = 10_000
-
-/**
- * Gives the live file the next number.
- * @returns the number; undefined when there is nothing to rotate, or another process is rotating
- */
-export async function rotate(f: LogFiles): Promise<number | undefined> {
-  const live = await unlessGone(lstat(livePath(f)))
-  if (live === undefined || live.size === 0) return undefined
-  const { taken, reserved } = await listFiles(f)
-  if (reserved.includes(taken)) {
-    const its = await unlessGone(lstat(plainPath(f, taken)))
-    if (its !== undefined && its.size === 0 && Math.abs(Date.now() - its.mtimeMs) < staleMs) return undefined
-  }
-  const n = taken + 1
-  const path = plainPath(f, n)
-  try {
-    await (await open(path, 'wx', 0o600)).close()
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return undefined
-    throw error
-  }
-  try {
-    await rename(livePath(f), path)
-    return n
-  } catch (error) {
-    await unlink(path).catch(() => {}) // ours, and empty: nobody else renames onto it
-    if (isGone(error)) return undefined
-    throw error
-  }
 }

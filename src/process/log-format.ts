@@ -113,8 +113,8 @@ export function logParser(): LogParser {
             held = b.subarray(at)
             break
           }
-          // A mark that was cut off, by a crash or a full disk, says nothing.
-          if (marked && end > at) {
+          // A mark that was cut off, by a crash or a full disk, and the newline that mends it, say nothing.
+          if (marked) {
             at = end + 1
             continue
           }

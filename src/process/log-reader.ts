@@ -3,7 +3,7 @@
  * rotated, compressed, cut or replaced in between.
  */
 import { type FileHandle, open, stat } from 'node:fs/promises'
-import { sealed } from './log-compress.ts'
+import { sealed } from './log-guard.ts'
 import { isGone, listFiles, livePath, type LogFiles, type Segment, unlessGone } from './log-files.ts'
 import { gunzippedSize, partBytes } from './log-part.ts'
 
@@ -90,9 +90,7 @@ export function openLogReader(files: LogFiles, from?: number): LogReader {
   async function* leave(at: Live): AsyncGenerator<Buffer | LogNotice> {
     await sealed(files, () => at.file.stat())
     yield* readLive(at)
-    const { segments } = await listFiles(files)
-    const later = segments.filter((s) => s.n > last)
-    const own = await partOf(later, at)
+    const { own, later } = await partOf(files, at, last)
     if (own !== undefined) last = own
     // Not there: removed again, when later ones are; else it never became a part.
     else if (later.length > 0 && later[0]?.n !== last + 1) last += 1
@@ -159,12 +157,24 @@ async function wasCut(at: Live): Promise<boolean> {
 }
 
 /** The number that a file got when it was rotated: by its identity or, when it is compressed already, by its content. */
-async function partOf(parts: readonly Segment[], live: Live): Promise<number | undefined> {
+async function partOf(
+  files: LogFiles,
+  live: Live,
+  after: number,
+): Promise<{ own: number | undefined; later: Segment[] }> {
   const { size, ino } = await live.file.stat()
   const head = Buffer.alloc(Math.min(headBytes, size))
   await live.file.read(head, 0, head.length, 0)
-  for (const part of parts) if (await unlessGone(isSame(part, { size, ino, head }))) return part.n
-  return undefined
+  for (;;) {
+    const later = (await listFiles(files)).segments.filter((s) => s.n > after)
+    let gone = false
+    for (const part of later) {
+      const same = await unlessGone(isSame(part, { size, ino, head }))
+      if (same) return { own: part.n, later }
+      gone ||= same === undefined
+    }
+    if (!gone) return { own: undefined, later } // else one was compressed or removed while we looked
+  }
 }
 
 async function isSame(part: Segment, is: { size: number; ino: number; head: Buffer }): Promise<boolean> {

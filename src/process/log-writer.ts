@@ -7,8 +7,9 @@ import type { FileHandle } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { openLive, writeAll } from './log-append.ts'
 import { compressRest, trim } from './log-compress.ts'
-import { type LogFiles, rotate } from './log-files.ts'
+import type { LogFiles } from './log-files.ts'
 import { type LogStream, markChunk, markWords } from './log-format.ts'
+import { rotate } from './log-rotate.ts'
 
 export interface LogLimits {
   /** a file that is as large as this is rotated before the next write, in bytes */
@@ -36,6 +37,8 @@ export interface LogWriter {
    * @returns a promise when the disk is behind, which whoever has a lot to write must wait for
    */
   write(stream: LogStream, chunk: Buffer): Promise<void> | undefined
+  /** Waits until all is written. */
+  flush(): Promise<void>
   /** Waits until all is written, and until what was rotated is compressed. */
   close(): Promise<void>
 }
@@ -168,6 +171,9 @@ export function openLogWriter(o: LogWriterOptions): LogWriter {
       queued += bytes.length
       draining ??= Promise.resolve().then(drain)
       return queued > behindBytes ? draining : undefined
+    },
+    async flush() {
+      await draining
     },
     async close() {
       await draining

@@ -1,7 +1,8 @@
 /** events.jsonl is rotated by size, compressed when nobody can be writing it any more, and bounded in total. */
 import { lstat } from 'node:fs/promises'
 import { compressRest, trim } from '../process/log-compress.ts'
-import { livePath, rotate, unlessGone } from '../process/log-files.ts'
+import { livePath, unlessGone } from '../process/log-files.ts'
+import { rotate } from '../process/log-rotate.ts'
 import { eventFiles } from './events.ts'
 import type { Layout } from './layout.ts'
 

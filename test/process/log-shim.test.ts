@@ -53,7 +53,7 @@ test('both writers make the same files of the same chunks, byte for byte', async
   await using dir = await tempDir()
   await underShim(dir.path, talk, { ...large, max_bytes: 10_000 })
   const byShim = await logParts(join(dir.path, 'log'))
-  expect(byShim.length).toBeGreaterThan(8)
+  expect(byShim.length).toBeGreaterThan(3)
   expect(byShim.slice(0, -1).every((p) => p.name.endsWith('.gz'))).toBe(true)
   const all = Buffer.concat(byShim.map((p) => p.bytes))
   for (const stream of ['stdout', 'stderr'] as const)

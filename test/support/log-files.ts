@@ -24,6 +24,7 @@ export function contentOf(bytes: Buffer, stream: string): Buffer {
     const end = bytes.indexOf(10, at)
     const line = bytes.subarray(at, end)
     at = end + 1
+    if (line.length === 0) continue // mends a line that seemed to be cut off
     const head = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (stdout|stderr|agent) ([FP]) /.exec(
       line.toString('latin1', 0, 40),
     )
