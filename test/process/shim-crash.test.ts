@@ -1,0 +1,25 @@
+// Whoever is killed, and whenever: what is on record is true.
+import { describe, expect, test } from 'vitest'
+import { vmspool } from '../support/agent.ts'
+import { changing, cutShim, cutStarter, summary } from './cut.ts'
+
+// Every call, and more starts, are part of `npm run soak`.
+describe.concurrent('the record is true', () => {
+  test('when the shim is killed at one of its system calls', { timeout: 240_000 }, async () => {
+    for (const o of [{ calls: changing }, { stride: 8 }]) {
+      const report = await cutShim({ ...o, parallel: 2, fsync: true })
+      console.log(summary('shim', report))
+      expect(report.violations).toEqual([])
+      expect(report.killed).toBeGreaterThan(report.points * 0.7)
+      expect([report.never, report.known, report.unseen].every((n) => n > 0)).toBe(true)
+    }
+  })
+
+  test('when `vmspool run` is killed on its way', { timeout: 240_000 }, async () => {
+    const report = await cutStarter(vmspool, 24, 2)
+    console.log(summary('vmspool run', report))
+    expect(report.violations).toEqual([])
+    expect(report.killed).toBeGreaterThan(0)
+    expect(report.known).toBeGreaterThan(0)
+  })
+})
