@@ -29,6 +29,10 @@ export interface Pane extends AsyncDisposable {
   /** waits for the shell's prompt, and says with which exit code the last command ended */
   prompt(): Promise<number>
   modes(): Promise<{ alternate: boolean; cursor: boolean; wrap: boolean }>
+  /** the colours on the screen, as the sequences that make them */
+  colours(): Promise<string[]>
+  /** those, and bold, inverse and their like */
+  attributes(): Promise<string[]>
   /** all settings of the terminal's line, as stty -g gives them */
   line(): Promise<string>
 }
@@ -99,6 +103,14 @@ export async function pane(
     async modes() {
       const [alternate, cursor, wrap] = (await look('#{alternate_on} #{cursor_flag} #{wrap_flag}')).split(' ')
       return { alternate: alternate === '1', cursor: cursor === '1', wrap: wrap === '1' }
+    },
+    async colours() {
+      return (await p.attributes()).filter((s) => /[[;](3[0-8]|4[0-8]|9\d|10\d)[;m]/.test(s))
+    },
+    async attributes() {
+      const text = await tmux('capture-pane', '-p', '-e')
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: SGR sequences
+      return [...new Set(text.match(/\u001b\[[\d;]*m/g) ?? [])]
     },
     async line() {
       const tty = await look('#{pane_tty}')

@@ -16,8 +16,8 @@ export interface JobsScreen extends Screen {
   stop(): void
 }
 
-/** Sorting and counting all of them at most so often, in ms; a key that changes the order does it at once. */
-const deriveMs = 250
+/** Sorting and counting all of them may take this share of the time; a key that changes the order does it at once. */
+const deriveShare = 20
 
 export function jobsScreen(c: Context): JobsScreen {
   let filter: Filter = ghostFilters[0]!
@@ -33,11 +33,13 @@ export function jobsScreen(c: Context): JobsScreen {
   let derived: { ids: readonly string[]; running: number; waiting: number; failed: number } | undefined
   let derivedFrom = -1
   let derivedAt = 0
-  const deriveAgain = soon(deriveMs, c.changed)
+  let deriveCost = 0
+  const deriveAgain = soon(100, c.changed)
 
   function now(): NonNullable<typeof derived> {
     if (derived !== undefined && derivedFrom === jobs.version()) return derived
-    if (derived !== undefined && performance.now() - derivedAt < deriveMs) {
+    const start = performance.now()
+    if (derived !== undefined && start - derivedAt < deriveShare * deriveCost) {
       deriveAgain()
       return derived
     }
@@ -53,6 +55,7 @@ export function jobsScreen(c: Context): JobsScreen {
     derived = { ids: selection(all, jobs.status, filter, order, turned), ...n }
     derivedFrom = jobs.version()
     derivedAt = performance.now()
+    deriveCost = derivedAt - start
     return derived
   }
   function otherwise(change: () => void): void {
@@ -159,8 +162,16 @@ export function jobsScreen(c: Context): JobsScreen {
       const { known, read, notShown } = jobs.counts()
       const n = now()
       const loading =
-        read < known ? `${read} of ${known} read` : `${known}${notShown > 0 ? ` of ${known + notShown}` : ''} jobs`
-      return line(`${c.place().instance}: ${loading}, ${n.running} running, ${n.waiting} waiting, ${n.failed} failed `)
+        read < known
+          ? `${read} of ${known} read`
+          : `${known}${notShown > 0 ? ` of ${known + notShown}` : ''} job${known === 1 ? '' : 's'}`
+      const some = [
+        [n.running, 'running'],
+        [n.waiting, 'waiting'],
+        [n.failed, 'failed'],
+      ] as const
+      const texts = some.filter(([count]) => count > 0).map(([count, what]) => `${count} ${what}`)
+      return line(`${[`${c.place().instance}: ${loading}`, ...texts].join(', ')} `)
     },
     show() {
       if (started) return c.changed()
