@@ -32,6 +32,8 @@ import { createStatusWriter } from './job-status.ts'
 import { type Loop, startLoop } from './loop.ts'
 import { reaperElection } from './reaper.ts'
 import { reread } from './reload.ts'
+import { type Manager, tellManager } from './notify.ts'
+import { counted } from './progress-watch.ts'
 import { runtimeDir } from './runtime-dir.ts'
 import { draining, type Finished } from './runner.ts'
 import { createScheduler, type Scheduler } from './scheduler.ts'
@@ -69,6 +71,7 @@ export async function runAgent(o: AgentOptions): Promise<number> {
     create: true,
     leaseMs: config.lease.timeout,
     maxCrashes: config.max_crashes,
+    around: counted,
     log: (event, fields) => log.info(event, fields),
   })
   const place = o.worker ? undefined : await takePlace(spool, config)
@@ -161,6 +164,7 @@ async function live(
     publish: () => {},
     tick: () => {},
   }
+  const manager = tellManager(a)
   const ending = new Ending(a)
   const finished = new Map<string, Finished>()
   const sched = createScheduler(a, { status, finished })
@@ -175,7 +179,7 @@ async function live(
     queueDepth: () => a.plan?.size ?? 0,
     extra: () => ({ running: a.running.size, paused: a.paused, draining: a.draining }),
   })
-  const reload = async (): Promise<string> => reloadConfig(a, how, sched)
+  const reload = async (): Promise<string> => reloadConfig(a, how, sched, manager)
   const stopListening = onSignals(a, ending, stats, reload)
   const sockets = await listen(a, place, stats, reload, ending, config)
   a.paused = await isPaused(spool) // before anything could start
@@ -243,6 +247,8 @@ async function live(
     ...(sockets.control ? { control: sockets.control.path } : {}),
   })
 
+  manager.ready()
+
   await ending.over
   await watcher?.close()
   await Promise.all(loops.map((l) => l.stop()))
@@ -256,6 +262,7 @@ async function live(
   if (spool.owner) await stopOwner(spool).catch((error) => log.warn('owner.left', { error }))
   stopListening()
   await sockets.close()
+  manager.ended()
   log.info('agent.stopped', { uptime_ms: Date.now() - a.started.getTime() })
   return 0
 }
@@ -342,7 +349,21 @@ function onSignals(a: Agent, ending: Ending, stats: Stats, reload: () => Promise
   }
 }
 
-async function reloadConfig(a: Agent, how: Parameters<typeof loadConfig>[0], scheduler: Scheduler): Promise<string> {
+async function reloadConfig(
+  a: Agent,
+  how: Parameters<typeof loadConfig>[0],
+  scheduler: Scheduler,
+  manager: Manager,
+): Promise<string> {
+  manager.reloading()
+  try {
+    return takeConfig(a, how, scheduler)
+  } finally {
+    manager.reloaded()
+  }
+}
+
+function takeConfig(a: Agent, how: Parameters<typeof loadConfig>[0], scheduler: Scheduler): string {
   const { config, changed, needRestart } = reread(a.config, how)
   a.config = config
   a.log.setLevel(config.log.level)

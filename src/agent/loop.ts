@@ -3,6 +3,7 @@
  * that throws is logged, shown in the health report and repeated with growing pauses; it never ends the agent.
  */
 import type { Logger } from '../observe/index.ts'
+import { type Doing, stepping } from './progress-watch.ts'
 
 export interface LoopHealth {
   name: string
@@ -13,6 +14,8 @@ export interface LoopHealth {
   failures: number
   error?: string
   since?: string
+  /** for the watchdog */
+  doing: Doing
 }
 
 export interface Loop {
@@ -33,7 +36,8 @@ export function startLoop(o: {
   health: LoopHealth[]
   onError?: () => void
 }): Loop {
-  const health: LoopHealth = { name: o.name, lastOk: performance.now(), lastRound: performance.now(), failures: 0 }
+  const now = performance.now()
+  const health: LoopHealth = { name: o.name, lastOk: now, lastRound: now, failures: 0, doing: { due: now } }
   o.health.push(health)
   let timer: NodeJS.Timeout | undefined
   let running: Promise<void> | undefined
@@ -44,7 +48,7 @@ export function startLoop(o: {
   async function round(): Promise<void> {
     let wait: number | undefined
     try {
-      wait = (await o.round()) ?? undefined
+      wait = (await stepping(health.doing, o.round)) ?? undefined
       if (health.failures > 0)
         o.log.info('loop.recovered', { loop: o.name, failures: health.failures, after: health.error })
       health.failures = 0
@@ -67,11 +71,16 @@ export function startLoop(o: {
     }
     running = undefined
     health.lastRound = performance.now()
+    delete health.doing.busy
     if (stopped) return
     if (again) {
       again = false
       go()
-    } else timer = setTimeout(go, wait ?? o.interval())
+    } else {
+      wait ??= o.interval()
+      health.doing.due = health.lastRound + wait
+      timer = setTimeout(go, wait)
+    }
   }
   function go(): void {
     clearTimeout(timer)
@@ -88,6 +97,7 @@ export function startLoop(o: {
       stopped = true
       clearTimeout(timer)
       await running
+      health.doing.due = Number.POSITIVE_INFINITY
     },
   }
 }

@@ -9,7 +9,7 @@ import { isAbsolute, join } from 'node:path'
 import { ClientError } from './errors.ts'
 import type { Place } from './place.ts'
 
-export type ControlCommand = 'status' | 'stats' | 'pause' | 'resume' | 'drain' | 'stop'
+export type ControlCommand = 'status' | 'stats' | 'pause' | 'resume' | 'reload' | 'drain' | 'stop'
 
 export interface ControlReply {
   status: 'ok' | 'error'

@@ -42,12 +42,15 @@ export function instanceFault(instance: string): string | undefined {
 
 /**
  * The files of an instance in reading order. A user's own come after those of the host:
- * `$XDG_CONFIG_HOME/vmspool/agent.yaml`. `VMSPOOL_CONFIG_DIR` replaces all these folders.
+ * `$XDG_CONFIG_HOME/vmspool/agent.yaml`; then what systemd loaded for the service (systemd.exec(5), CREDENTIALS).
+ * `VMSPOOL_CONFIG_DIR` replaces all these folders.
  */
 export function standardFiles(instance: string, env: NodeJS.ProcessEnv, uid: number): string[] {
   const names = ['agent.yaml', `agent@${instance}.yaml`]
   if (env.VMSPOOL_CONFIG_DIR) return names.map((n) => join(env.VMSPOOL_CONFIG_DIR!, n))
   const folders = ['/etc/vmspool']
   if (uid !== 0) folders.push(join(env.XDG_CONFIG_HOME || join(env.HOME || homedir(), '.config'), 'vmspool'))
-  return folders.flatMap((f) => names.map((n) => join(f, n)))
+  const files = folders.flatMap((f) => names.map((n) => join(f, n)))
+  // LoadCredential= of the unit: settings that only root and the agent may read.
+  return env.CREDENTIALS_DIRECTORY ? [...files, join(env.CREDENTIALS_DIRECTORY, 'agent.yaml')] : files
 }

@@ -10,6 +10,9 @@ export const notForChildren = {
   LISTEN_FDS: undefined,
   LISTEN_PID: undefined,
   JOURNAL_STREAM: undefined,
+  JOURNAL_FD: undefined,
+  CREDENTIALS_DIRECTORY: undefined,
+  RUNTIME_DIRECTORY: undefined,
   NODE_COMPILE_CACHE: undefined, // set by our launcher, for us
 }
 

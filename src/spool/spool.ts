@@ -76,6 +76,8 @@ export interface SpoolOptions {
   layout: Layout
   log?: SpoolLog
   fs?: SpoolFs
+  /** put around the file system, the standard one too */
+  around?: (fs: SpoolFs) => SpoolFs
   clock?: SpoolClock
   random?: (bytes: number) => Uint8Array
   leaseMs?: number
@@ -86,7 +88,8 @@ export interface SpoolOptions {
 /** The spool as an object, without touching the disk. Tests and the simulation start here. */
 export function makeSpool(o: SpoolOptions): Spool {
   const remote = o.remote ?? false
-  const fs = o.fs ?? nodeFs(() => remote)
+  const plain = o.fs ?? nodeFs(() => remote)
+  const fs = o.around?.(plain) ?? plain
   const clock = o.clock ?? { now: () => Date.now(), mono: () => performance.now() }
   const random = o.random ?? ((n: number) => process.getBuiltinModule('node:crypto').randomBytes(n))
   return {
@@ -188,6 +191,14 @@ function unusable(dir: string, l: Layout, error: unknown): SpoolError {
     return new SpoolError(
       `The folder ${dir} of the spool "${l.instance}" may not be used by uid ${process.getuid?.()} (${code}). ` +
         'Ask for membership of the group that owns it, or choose another spool with --root.',
+      77,
+      { cause: error },
+    )
+  }
+  if (code === 'EROFS') {
+    return new SpoolError(
+      `The folder ${dir} of the spool "${l.instance}" cannot be made or written: it is read-only (EROFS). Under systemd ` +
+        `everything is but the instance's own folders; open it with \`systemctl edit\` of the agent's unit: [Service] ReadWritePaths=${l.root}.`,
       77,
       { cause: error },
     )

@@ -8,7 +8,7 @@ import { type SpoolOptions, spoolOptions } from '../spool-options.ts'
 import { bytes, duration, parseDuration } from '../units.ts'
 import { interruptSignal } from '../waiting.ts'
 
-const operations = ['status', 'list', 'pause', 'resume', 'drain', 'stop', 'stats'] as const
+const operations = ['status', 'list', 'pause', 'resume', 'reload', 'drain', 'stop', 'stats'] as const
 type Operation = (typeof operations)[number]
 
 interface Options extends SpoolOptions {
@@ -35,6 +35,7 @@ Operations:
   list     the same, always every instance below the root
   pause    claim no more jobs; running ones go on
   resume   go on claiming
+  reload   read the configuration again, and say what changed
   drain    finish what runs, claim nothing more, then end
   stop     end now: running jobs are given back and start again with the next agent
   stats    statistics since the agent started
