@@ -2,7 +2,7 @@
  * Kind `command`: runs a program under a shim of its own (process/shim.ts), which needs no agent: when the agent dies or is
  * restarted the program goes on, and the next attempt at the job takes it over as it is.
  */
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { CommandManifest } from '../manifest/index.ts'
 import {
   fenceShim,
@@ -20,6 +20,7 @@ import {
   waitShim,
 } from '../process/index.ts'
 import { markTry, tryOf } from './command-attempt.ts'
+import { disposeEnvironment, prepareEnvironment } from './command-env.ts'
 import { asSubmitter, notForChildren } from './command-submitter.ts'
 import { lastWords } from './command-words.ts'
 import { abortedError, abortReason, type JobContext, JobError, type JobHandler, type JobOutcome } from './types.ts'
@@ -58,11 +59,16 @@ async function run(m: CommandManifest, given: JobContext<CommandManifest>): Prom
   const c: Context = { ...given, shim: given.shim }
   const carried = await fromEarlier(m, c)
   const dir = carried?.dir ?? join(c.attemptDir, SHIM_FOLDER)
-  if (!carried) {
-    const failed = await start(m, c, dir)
-    if (failed) throw notStarted(m, failed)
+  let exit: ShimExit
+  try {
+    if (!carried) {
+      const failed = await start(m, c, dir)
+      if (failed) throw notStarted(m, failed)
+    }
+    exit = await toItsEnd(m, c, dir)
+  } finally {
+    if (!goesOn(c)) await disposeEnvironment(dirname(dir))
   }
-  const exit = await toItsEnd(m, c, dir)
   if (abortReason(c.signal)) throw abortedError(c.signal, 'run')
   return judge(m, c, exit)
 }
@@ -82,6 +88,7 @@ async function fromEarlier(m: CommandManifest, c: Context): Promise<Carried | un
     if (s.state === 'orphaned') {
       c.log('agent', `the shim of process ${s.process.pid} was killed; the process is ended, and the command run again`)
       await stopShim(dir, { by: GIVE_BACK, graceMs: graceOf(m, c) })
+      await disposeEnvironment(earlier.dir)
     } else if (s.state === 'elsewhere') {
       c.log(
         'agent',
@@ -101,6 +108,8 @@ async function start(m: CommandManifest, c: Context, dir: string): Promise<ShimE
   const argv = argvOf(m)
   const as = await asSubmitter(c.drop)
   const limits = await limitsOf(m, c)
+  const us = process.geteuid?.() ?? 0
+  const prepared = await prepareEnvironment(m, { drop: c.drop, attemptDir: c.attemptDir, us })
   const { logs } = c.config
   markTry(dir, c.shim.failures)
   const timeout = m.timeout_ms ?? c.config.timeouts.job
@@ -115,7 +124,7 @@ async function start(m: CommandManifest, c: Context, dir: string): Promise<ShimE
         VMSPOOL_JOB: c.id,
         VMSPOOL_EPOCH: String(c.epoch),
         VMSPOOL_NAME: c.answer,
-        ...(m.command.env as Record<string, string> | undefined),
+        ...prepared.env,
       },
       log: { path: c.shim.logFile, max_bytes: logs.max_bytes, max_age_ms: logs.max_age, total_bytes: logs.total_bytes },
       ...(timeout > 0 ? { timeout_ms: timeout } : {}),
@@ -161,12 +170,18 @@ function graceOf(m: CommandManifest, c: Context): number {
   return m.command.kill_grace_ms ?? c.config.timeouts.kill_grace
 }
 
+/** Whether the program stays, for the next agent. */
+function goesOn(c: Context): boolean {
+  const why = abortReason(c.signal)
+  return why?.kind === 'fenced' || (why?.kind === 'drain' && why.leave === true)
+}
+
 /** Waits for its end. When the job is to stop, the program is; when only the agent is to go, the program stays for the next one. */
 async function toItsEnd(m: CommandManifest, c: Context, dir: string): Promise<ShimExit> {
   let s = await waitShim(dir, { signal: c.signal })
   const why = abortReason(c.signal)
   if (s.state === 'running') {
-    if (why?.kind === 'fenced' || (why?.kind === 'drain' && why.leave)) throw abortedError(c.signal, 'run')
+    if (goesOn(c)) throw abortedError(c.signal, 'run')
     s = await stopShim(dir, {
       by: why?.kind === 'cancel' ? (why.by ?? 'a request') : GIVE_BACK,
       graceMs: graceOf(m, c),

@@ -13,6 +13,7 @@ import { isLenient } from './lenient.ts'
 import { type ManifestDefaults, normalise } from './normalise.ts'
 import { prepare, type Say } from './prepare.ts'
 import { batchSuffix, safeName } from './safe-name.ts'
+import { takeSecrets, withoutSecrets } from './secrets.ts'
 import { sentenceOf } from './sentences.ts'
 
 /** A manifest is at most 1 MiB (DESIGN section 3). */
@@ -50,7 +51,13 @@ export type ParseOutcome =
   /** Wrong only in that it ends too early, or empty: it may still be being written. */
   | { state: 'incomplete'; diagnostics: Diagnostic[] }
   /** Wrong, whatever may follow. `partial` is what could be read of who asked for what; `answer` is a safe name. */
-  | { state: 'invalid'; diagnostics: Diagnostic[]; partial?: { answer?: string; kind?: string } }
+  | {
+      state: 'invalid'
+      diagnostics: Diagnostic[]
+      partial?: { answer?: string; kind?: string }
+      /** what the file holds and nobody may keep; MUST NOT be shown or stored */
+      secrets?: string[]
+    }
 
 /**
  * Reads and checks one manifest: pure, never throws, in time and memory bounded by its size. All errors are reported at
@@ -104,7 +111,7 @@ type At = (offset: number | undefined) => { line?: number; column?: number }
 
 function fromSyntax(reading: Exclude<Reading, { state: 'complete' }>, at: At): ParseOutcome {
   const diagnostics: Diagnostic[] = [
-    { severity: 'error', path: '', message: printable(reading.message), ...at(reading.offset) },
+    { severity: 'error', path: '', message: withoutSecrets(printable(reading.message)), ...at(reading.offset) },
   ]
   if (reading.state === 'incomplete') return { state: 'incomplete', diagnostics }
   return invalid(diagnostics, reading.partial)
@@ -140,6 +147,20 @@ function check(
     })
   }
 
+  // Before anything else is said of it: a value that is quoted anywhere would be kept.
+  const secrets = takeSecrets(root, say)
+  const outcome = checkAll(reading, o, format, diagnostics, say)
+  return secrets.length > 0 && outcome.state === 'invalid' ? { ...outcome, secrets } : outcome
+}
+
+function checkAll(
+  reading: Reading & { state: 'complete' },
+  o: ParseOptions,
+  format: 'json' | 'yaml',
+  diagnostics: Diagnostic[],
+  say: Say,
+): ParseOutcome {
+  const { value: root } = reading
   const found = dialectOf(root)
   if ('message' in found) {
     say('error', found.path, found.message, found)
@@ -277,7 +298,7 @@ function invalid(
 function capped(diagnostics: Diagnostic[]): Diagnostic[] {
   const rank = (d: Diagnostic) => (d.severity === 'warning' ? 2 : d.path === 'manifest_version' ? 0 : 1)
   // Messages quote the file, also through the YAML library; a client shows them on a terminal.
-  for (const d of diagnostics) d.message = printable(d.message)
+  for (const d of diagnostics) d.message = withoutSecrets(printable(d.message))
   const sorted = diagnostics.toSorted(
     (a, b) => rank(a) - rank(b) || (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0),
   )

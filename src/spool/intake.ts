@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { answerNameOf } from '../manifest/answers.ts'
 import type { Diagnostic, Manifest } from '../manifest/index.ts'
 import { safeName } from '../manifest/safe-name.ts'
+import { masked } from '../manifest/secrets.ts'
 import { type Accepted, writeToken } from './accept.ts'
 import { refuseWhatCannotRun } from './accept-records.ts'
 import { isBareDisk, reserveNamed, resumeBare, scanBare } from './bare.ts'
@@ -146,7 +147,8 @@ async function tryAccept(s: Spool, o: IntakeOptions, raw: RawDrop): Promise<Read
     return reject(s, raw, stat, bytes, outcome.diagnostics, undefined)
   }
   await durable
-  if (outcome.state === 'invalid') return reject(s, raw, stat, bytes, outcome.diagnostics, outcome.partial)
+  if (outcome.state === 'invalid')
+    return reject(s, raw, stat, bytes, outcome.diagnostics, outcome.partial, outcome.secrets)
 
   const { manifest } = outcome
   const answer = answerNameOf(manifest) ?? `${manifest.kind}-${raw.id}`
@@ -233,15 +235,23 @@ async function reject(
   bytes: Uint8Array,
   diagnostics: Diagnostic[],
   partial: { answer?: string; kind?: string } | undefined,
+  secrets: readonly string[] = [],
 ): Promise<Ready[]> {
   const sha256 = bytes.length > 0 ? createHash('sha256').update(bytes).digest('hex') : ''
   const answers =
     partial?.answer !== undefined && partial.answer !== 'vm' && safeName(partial.answer)
       ? [partial.answer]
       : unnamed(raw.name)
-  const records = await writeRejections(s, raw, stat, sha256, diagnostics, answers, partial?.kind)
-  // Kept beside the record, by rename: whatever it is and however large.
-  await move(s, join(raw.folder, raw.file), join(s.layout.rejected, `${raw.id}--${clip(raw.name)}`))
+  const text = Buffer.from(bytes).toString('utf8')
+  const shown = masked(text, secrets)
+  const secret = shown !== text
+  const records = await writeRejections(s, raw, stat, sha256, diagnostics, answers, partial?.kind, secret)
+  const kept = join(s.layout.rejected, `${raw.id}--${clip(raw.name)}`)
+  if (secret) {
+    // Of a drop with secrets in it a copy without them is kept; the token says so to a recovery, which then removes what is left.
+    await s.fs.writeFile(kept, shown, { mode: 0o600, sync: true })
+    await removeFile(s, join(raw.folder, raw.file))
+  } else await move(s, join(raw.folder, raw.file), kept) // by rename: whatever it is and however large
   await Promise.all([s.sync(s.layout.rejected), s.sync(raw.folder)])
   s.intake.raw.delete(raw.id)
   return records.map((record) => ({ raw, record }))
@@ -261,6 +271,7 @@ async function writeRejections(
   diagnostics: Diagnostic[],
   answers: readonly string[],
   kind = 'convert',
+  secret = false,
 ): Promise<JobRecord[]> {
   const errors = diagnostics.filter((d) => d.severity === 'error')
   const message = `The drop ${raw.name} was rejected: ${errors.map((d) => (d.path && !d.message.startsWith(d.path) ? `${d.path}: ${d.message}` : d.message)).join(' ')}`
@@ -269,6 +280,7 @@ async function writeRejections(
     const record = recordOf(s, { ...raw, id }, stat, sha256, { kind } as Manifest, answer, diagnostics)
     record.rejected = { message: message.slice(0, 16_384) }
     record.quarantine = `${raw.id}--${clip(raw.name)}`
+    if (secret) record.secret = true
     return record
   })
   for (const record of [...records].reverse()) await writeToken(s, raw.folder, record)
@@ -335,6 +347,11 @@ async function recoverRaw(s: Spool, folder: string, file: string, id: string, ha
   }
   // The token is there: the raw drop is obsolete, and goes where its predecessor was about to put it.
   const record = await readRecord(s, join(folder, `${id}.job`))
+  if (record.secret) {
+    await removeFile(s, join(folder, file))
+    await s.sync(folder)
+    return
+  }
   const to = record.rejected ? join(s.layout.rejected, file) : join(folder, `${id}.kept--${name}`)
   await move(s, join(folder, file), to)
   await Promise.all([s.sync(folder), s.sync(s.layout.rejected)])

@@ -28,6 +28,8 @@ export interface JobRecord {
   rejected?: { message: string }
   /** the raw drop of a rejected one, kept beside its record */
   quarantine?: string
+  /** the raw drop holds what looks like secrets: only a copy without them is kept */
+  secret?: true
   /** names below jobs/payload/<id>/, for a bare disk */
   payload?: string[]
   retry_of?: string
