@@ -7,7 +7,7 @@ import { startOfLast } from '../process/log-tail.ts'
 import { jsonLines, type Printer, textLines } from './log-print.ts'
 import { pause } from './liveness.ts'
 import type { View } from './place.ts'
-import { isFinal, jobFolder, logPath, statusOf } from './status.ts'
+import { isFinal, jobFolder, logPath, settled, statusOf } from './status.ts'
 
 export interface FollowOptions {
   /** go on until the job has ended */
@@ -104,11 +104,20 @@ async function* followFiles(
 ): AsyncGenerator<Buffer | LogNotice> {
   const reader = openLogReader(filesOf(place, id), from)
   const wake = waker(jobFolder(place, id))
+  let nextSettle = 0
+  let known = false
   try {
     for (;;) {
       // The status is read before the log: what a job wrote before it ended is then surely in what is read after.
-      const status = o.follow ? await statusOf(place, id) : undefined
-      const ended = !o.follow || (status !== undefined && isFinal(status))
+      let status = o.follow ? await statusOf(place, id) : undefined
+      if (status?.direct && !isFinal(status) && performance.now() >= nextSettle) {
+        // It has no agent that would see that its shim was killed.
+        nextSettle = performance.now() + pollMs
+        status = (await settled(place, status)) ?? status
+      }
+      // A job that is not known any more was removed while we followed it.
+      const ended = !o.follow || (status === undefined ? known : isFinal(status))
+      known ||= status !== undefined
       yield* reader.read()
       if (ended) return
       await Promise.race([wake.next(), pause(pollMs, o.signal)])

@@ -135,6 +135,7 @@ export function openLogReader(files: LogFiles, from?: number): LogReader {
 async function* readLive(at: Live): AsyncGenerator<Buffer | LogNotice> {
   if (await wasCut(at)) {
     at.offset = 0
+    at.tail = Buffer.alloc(0)
     yield { notice: 'cut' }
   }
   for (;;) {

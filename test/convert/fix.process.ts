@@ -132,11 +132,11 @@ async function attemptOf(b: Bed, id: string): Promise<string> {
 function stepsIn(log: string): Record<string, { ran: number; taken: number }> {
   const names = ['copy', 'guest-info', 'fix', 'merge']
   const out = Object.fromEntries(names.map((n) => [n, { ran: 0, taken: 0 }]))
-  for (const part of log.split(/^.*vmspool: attempt \d+ \(epoch \d+\).*$/m).slice(1)) {
+  for (const part of log.split(/^.*agent F attempt \d+ \(epoch \d+\).*$/m).slice(1)) {
     for (const [step, s] of Object.entries(out)) {
-      const taken = new RegExp(`vmspool: ${step}[^\\n]*: took over`).test(part)
+      const taken = new RegExp(`agent F ${step}[^\\n]*: took over`).test(part)
       if (taken) s.taken += 1
-      else if (new RegExp(`vmspool: ${step}: done in`).test(part)) s.ran += 1
+      else if (new RegExp(`agent F ${step}: done in`).test(part)) s.ran += 1
     }
   }
   return out

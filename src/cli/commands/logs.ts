@@ -59,12 +59,11 @@ async function run(job: string, o: Options): Promise<void> {
       exitCodes.usage,
       '--raw prints the files as they are, and -o json something else: give one of them.',
     )
-  const { locate, requireSpool } = await import('../../client/place.ts')
-  const { findJob, statusOf } = await import('../../client/status.ts')
+  const { findAnywhere, viewPlaces } = await import('../../client/places.ts')
+  const { statusOf } = await import('../../client/status.ts')
   const { readLog } = await import('../../client/logs.ts')
-  const place = await locate(o)
-  await requireSpool(place, 'read')
-  const { id } = await findJob(place, job)
+  const { place, status: found } = await findAnywhere(await viewPlaces(o), job)
+  const { id } = found
   const interrupt = interruptSignal()
   let empty = true
   try {
@@ -91,6 +90,12 @@ async function run(job: string, o: Options): Promise<void> {
   }
   const status = await statusOf(place, id)
   if (empty) say(nothing(id, o, status?.state))
+  if (o.follow && status === undefined) {
+    throw new CliError(
+      exitCodes.jobFailed,
+      `Job ${id} was removed while its log was followed; how it ended is not known.`,
+    )
+  }
   if (o.follow && status !== undefined) {
     say(`Job ${id} ${status.state}${status.reason ? `: ${status.reason}` : '.'}`)
     process.exitCode = outcomeCode(status)
