@@ -15,8 +15,8 @@ try {
 }
 
 const args = process.argv.slice(2)
-// `run` has a way of its own, which loads no more than it needs; its help comes from where all help comes from.
-const done = args[0] === 'run' ? await runAlone(args.slice(1)) : undefined
+// `run` and `list` have ways of their own, which load no more than they need; their help comes from where all help comes from.
+const done = await shortWay(args[0], args.slice(1))
 if (done === undefined) {
   // A reader that goes away (`vmspool list | head -1`) is not an error of ours.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
@@ -27,10 +27,11 @@ if (done === undefined) {
   process.exitCode = await main(args)
 } else process.exitCode = done
 
-async function runAlone(rest: string[]): Promise<number | undefined> {
-  const { runNow } = await import('./run-now.ts')
+async function shortWay(command: string | undefined, rest: string[]): Promise<number | undefined> {
   try {
-    return await runNow(rest)
+    if (command === 'run') return await (await import('./run-now.ts')).runNow(rest)
+    if (command === 'list') return await (await import('./list-now.ts')).listNow(rest)
+    return undefined
   } catch (error) {
     const { reportError } = await import('./errors.ts')
     return reportError(error)

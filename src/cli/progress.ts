@@ -6,7 +6,7 @@ import type { JobStatus } from '../spool/index.ts'
 import { describe, percentOf, statePaint, waitingText } from '../client/describe.ts'
 import { painted, plain, wantsColour } from './output.ts'
 
-export { describe, percentOf, statePaint, waitingText }
+export { percentOf, statePaint, waitingText }
 
 export interface ProgressView {
   update(status: JobStatus): void

@@ -18,8 +18,8 @@ import type { View } from './place.ts'
 /** A job that may be listed. */
 export interface Candidate {
   id: string
-  /** where it lies; not known of every finished one */
-  job?: FoundJob | undefined
+  /** where it lies; not known of every finished one, and worked out only when it is asked for */
+  job?: () => FoundJob | undefined
   /** as the index has it; the filter holds already */
   state?: string
 }
@@ -106,7 +106,7 @@ async function together(
   read: ReadText,
 ): Promise<IndexedJobs> {
   const apart = new Map<string, Candidate>()
-  for (const [id, job] of found) if (!news.ended.has(id)) apart.set(id, { id, job })
+  for (const [id, job] of found) if (!news.ended.has(id)) apart.set(id, { id, job: () => job })
   for (const id of news.ended.keys()) apart.set(id, { id })
   // Seen before its end and in no folder: it has ended without an event, or moves at this moment.
   const missing = [...openJobs(h.db, spool), ...news.opened].filter((id) => !apart.has(id) && !news.removed.has(id))
@@ -139,7 +139,8 @@ function* merged(
   for (const row of finished(h.db, spool, filter)) {
     while (next < others.length && others[next]!.id > row.id) yield others[next++]!
     if (others[next]?.id === row.id) next += 1
-    if (!news.removed.has(row.id)) yield { id: row.id, job: foundJob(place.layout, row as never), state: row.state }
+    if (!news.removed.has(row.id))
+      yield { id: row.id, job: () => foundJob(place.layout, row as never), state: row.state }
   }
   while (next < others.length) yield others[next++]!
 }

@@ -3,11 +3,14 @@
  * process tells at once; from anywhere else only a counter that moves is a sign of life (no clock of another host and
  * no mtime is compared: with clocks that differ both lie).
  */
-import { open, readdir } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isAlive } from '../process/identity.ts'
 import { type Lease, thisProcess } from '../spool/owner.ts'
 import type { Place } from './place.ts'
+import { readJson } from './read-json.ts'
+
+export { readJson }
 
 interface AgentSeen {
   lease: Lease
@@ -69,22 +72,6 @@ async function readLeases(place: Place): Promise<Lease[]> {
     if (lease !== undefined && typeof lease.owner === 'string' && typeof lease.counter === 'number') leases.push(lease)
   }
   return leases
-}
-
-/** A small JSON file, opened and read (never stat: a network file system caches that); undefined when absent or unreadable as JSON. */
-export async function readJson<T>(path: string): Promise<T | undefined> {
-  try {
-    const file = await open(path, 'r')
-    try {
-      return JSON.parse(await file.readFile('utf8')) as T
-    } finally {
-      await file.close()
-    }
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code
-    if (code === 'ENOENT' || code === 'ESTALE' || code === 'ENOTDIR' || error instanceof SyntaxError) return undefined
-    throw error
-  }
 }
 
 /**

@@ -11,8 +11,8 @@ import { childPrefix, keyOf, parseJobName } from '../spool/names.ts'
 import type { JobStatus } from '../spool/schema.ts'
 import { ClientError } from './errors.ts'
 import type { Candidate, IndexedJobs } from './history.ts'
-import { readJson } from './liveness.ts'
 import { requireSpool, type View } from './place.ts'
+import { readJson } from './read-json.ts'
 
 export type { JobStatus }
 export type JobStateName = JobStatus['state']
@@ -209,15 +209,16 @@ async function listFrom<T>(
 
 /** A finished job's status is its file; its record is asked only when that is not there, or does not say what the index says. */
 async function statusOfCandidate(place: View, index: IndexedJobs, c: Candidate): Promise<JobStatus | undefined> {
-  if (c.state === undefined) return currentStatus(place, c.id, c.job)
+  if (c.state === undefined) return currentStatus(place, c.id, c.job?.())
   const text = await index.read(join(jobFolder(place, c.id), 'status.json'))
   const status = text === undefined ? undefined : (JSON.parse(text) as JobStatus)
   if (status?.state === c.state) return status
-  if (c.job === undefined || (await index.read(c.job.path)) === undefined) {
+  const job = c.job?.()
+  if (job === undefined || (await index.read(job.path)) === undefined) {
     if (status === undefined) index.gone(c.id)
     return status
   }
-  return foldersStatus(place, c.job)
+  return foldersStatus(place, job)
 }
 
 interface Filter extends ListFilter {

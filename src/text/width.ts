@@ -11,24 +11,35 @@ export function plain(text: string): string {
 }
 
 const ascii = /^[\x20-\x7e]*$/
-/** Joiners between pictures, and skin tones after them: shown as what is joined. */
-const joined = /(\p{Extended_Pictographic})[\u200d\ufe0e\ufe0f\u{1f3fb}-\u{1f3ff}]+/gu
-/** Without any sign of their own; the joiners of Indic and Arabic scripts stay. */
-const invisible = /(?![\u200c\u200d])[\p{Cf}\p{Variation_Selector}\u2028\u2029]/gu
+/** Made when a text first needs them: with their tables of Unicode they take longer than all of a short command's output. */
+const patterns = once(() => ({
+  /** Joiners between pictures, and skin tones after them: shown as what is joined. */
+  joined: /(\p{Extended_Pictographic})[\u200d\ufe0e\ufe0f\u{1f3fb}-\u{1f3ff}]+/gu,
+  /** Without any sign of their own; the joiners of Indic and Arabic scripts stay. */
+  invisible: /(?![\u200c\u200d])[\p{Cf}\p{Variation_Selector}\u2028\u2029]/gu,
+  wide: /^[\u1100-\u115f\u231a\u231b\u2329\u232a\u2e80-\u303e\u3041-\ua4cf\ua960-\ua97c\uac00-\ud7a3\uf900-\ufaff\ufe10-\ufe19\ufe30-\ufe6f\uff01-\uff60\uffe0-\uffe6\u{16fe0}-\u{18aff}\u{1aff0}-\u{1b2ff}\u{1f200}-\u{1f265}\u{20000}-\u{3fffd}]|^(?![\u{1f1e6}-\u{1f1ff}])\p{Emoji_Presentation}/u,
+  none: /^(?:[\p{Mn}\p{Me}\u200b-\u200d\u1160-\u11ff\ufeff])/u,
+}))
+
+function once<T>(make: () => T): () => T {
+  let made: T | undefined
+  return () => {
+    made ??= make()
+    return made
+  }
+}
 
 /** A line of text that takes on every terminal the cells that `width` counts: no control characters, nothing joined. */
 export function harmless(text: string): string {
   if (ascii.test(text)) return text
+  const { joined, invisible } = patterns()
   return plain(text.toWellFormed()).replace(joined, '$1').replace(invisible, '')
 }
-
-const wide =
-  /^[\u1100-\u115f\u231a\u231b\u2329\u232a\u2e80-\u303e\u3041-\ua4cf\ua960-\ua97c\uac00-\ud7a3\uf900-\ufaff\ufe10-\ufe19\ufe30-\ufe6f\uff01-\uff60\uffe0-\uffe6\u{16fe0}-\u{18aff}\u{1aff0}-\u{1b2ff}\u{1f200}-\u{1f265}\u{20000}-\u{3fffd}]|^(?![\u{1f1e6}-\u{1f1ff}])\p{Emoji_Presentation}/u
-const none = /^(?:[\p{Mn}\p{Me}\u200b-\u200d\u1160-\u11ff\ufeff])/u
 
 function cellsOf(character: string): number {
   const code = character.codePointAt(0)!
   if (code < 0x300) return 1
+  const { none, wide } = patterns()
   return none.test(character) ? 0 : wide.test(character) ? 2 : 1
 }
 

@@ -178,3 +178,47 @@ test('status names the database and its spools; rebuild --all forgets those that
   expect(db.prepare('PRAGMA journal_mode').get()).toEqual({ journal_mode: 'wal' })
   db.close()
 })
+
+test('list reads its options on the short way as the parser of options does', async () => {
+  const layout = makeLayout(join(dir.path, 'short'))
+  for (let n = 0; n < 30; n++) makeJob(layout, n)
+  const run = (...args: string[]) => cli(['list', '--root', join(dir.path, 'short'), ...args], { env })
+  // `--option=value` is left to the parser.
+  for (const [short, long] of [
+    [
+      ['-n', '4', '-o', 'name'],
+      ['--limit=4', '--output=name'],
+    ],
+    [
+      ['-s', 'failed', 'cancelled', '--kind', 'command', '-o', 'name'],
+      ['--state=failed', '--state=cancelled', '--kind=command', '-o', 'name'],
+    ],
+    [
+      ['--name', 'job-7', '-o', 'json', '--status', 'killed'],
+      ['--name=job-7', '-o', 'json', '--status', 'killed'],
+    ],
+    [
+      ['--ghost', '--limit', '3'],
+      ['--ghost', '--limit=3'],
+    ],
+  ]) {
+    const [a, b] = await Promise.all([run(...short!), run(...long!)])
+    expect(a).toEqual(b)
+    expect(a).toMatchObject({ code: 0 })
+    expect(a.out.length).toBeGreaterThan(50)
+  }
+  for (const wrong of [
+    ['-n', 'x'],
+    ['-o', 'xml'],
+    ['--state', 'over'],
+    ['--nonsense'],
+    ['--name'],
+    ['stray'],
+    ['--state', 'failed', '--status', 'exited'],
+  ])
+    expect(await run(...wrong), wrong.join(' ')).toMatchObject({
+      code: 2,
+      out: '',
+      err: expect.stringContaining('vmspool list: '),
+    })
+})
