@@ -33,6 +33,13 @@ export const runFlags: Readonly<Record<string, { short?: string; value?: string;
   'kill-signal': { value: 'signal', about: 'what asks it to end (default: SIGTERM)' },
   expect: { value: 'codes', about: 'exit codes that count as success, such as 0,1 (default: 0)' },
   stdin: { value: 'file', about: 'its standard input (default: /dev/null)' },
+  nice: { value: 'n', about: 'as nice(1): 19 is last; below 0 needs root' },
+  ionice: { value: 'class', about: 'idle, best-effort or realtime, with a level such as best-effort:7' },
+  memory: { value: 'size', about: 'of all its processes together under systemd, else address space of each' },
+  cpu: { value: 'n', about: 'processors, such as 0.5; needs systemd' },
+  'cpu-time': { value: 'duration', about: 'processor time of each of its processes' },
+  'open-files': { value: 'n', about: 'open files of each of its processes' },
+  processes: { value: 'n', about: 'its processes under systemd, else those of its user' },
   'no-fsync': { about: 'do not wait for the disk: a power loss may lose the record' },
   output: { short: 'o', value: 'table|json|name', about: 'how to print what was started' },
   instance: { value: 'name', about: 'the instance (default: $VMSPOOL_INSTANCE, else "default")' },
@@ -197,7 +204,10 @@ async function requestOf(typed: Typed): Promise<Request> {
   return { place: await runPlace(spool), options, output }
 }
 
-const rare = new Set(['name', 'timeout', 'grace', 'kill-signal', 'env-file'])
+/** Those that run-options.ts reads. */
+const rare = new Set(
+  'name timeout grace kill-signal env-file nice ionice memory cpu cpu-time open-files processes'.split(' '),
+)
 
 /** `NAME=value`, or NAME for a variable of ours: so that a secret need not be typed. */
 export function variables(given: readonly string[]): Record<string, string> {

@@ -4,6 +4,7 @@ import { ClientError } from './errors.ts'
 import type { Place } from './place.ts'
 import { recordOfJob, retryJob } from './retry.ts'
 import { type RunOptions, type StartedRun, startRun } from './run.ts'
+import { withExtras } from './run-extras.ts'
 import { runPlace } from './run-place.ts'
 import { isFinal, type JobStatus } from './status.ts'
 import type { Submission } from './submit.ts'
@@ -15,7 +16,7 @@ import type { Submission } from './submit.ts'
 export async function rerunJob(
   place: Place,
   status: JobStatus,
-  o: { env?: Readonly<Record<string, string>>; fsync?: boolean } = {},
+  o: { env?: Readonly<Record<string, string>>; fsync?: boolean; onWarning?(text: string): void } = {},
 ): Promise<{ started: StartedRun } | { submission: Submission }> {
   if (!status.direct) {
     if (o.env !== undefined)
@@ -54,7 +55,7 @@ export async function rerunJob(
   }
   const { root, instance } = place.layout
   const at = { ...(await runPlace({ root, instance })), layout: place.layout }
-  return { started: await startRun(at, c.argv, options) }
+  return { started: await startRun(at, c.argv, await withExtras(options, o.onWarning ?? (() => {}))) }
 }
 
 /** Secrets are not kept, so whoever reruns a job has to have them. */

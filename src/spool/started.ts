@@ -98,8 +98,10 @@ export function createDirect(l: Layout, n: NewDirect): Direct {
     diagnostics: [],
     ...(n.retry_of === undefined ? {} : { retry_of: n.retry_of }),
   }
+  let made = false
   try {
     mkdirSync(folder, 0o755)
+    made = true
     write(direct.status, `${JSON.stringify(status, null, 2)}\n`, 0o644, false)
     if (n.sync) {
       syncFolder(folder)
@@ -111,7 +113,7 @@ export function createDirect(l: Layout, n: NewDirect): Direct {
     renameSync(temp, direct.record)
     if (n.sync) syncFolder(l.started)
   } catch (error) {
-    rmSync(folder, { recursive: true, force: true })
+    if (made) rmSync(folder, { recursive: true, force: true })
     throw explained(l, error)
   }
   return direct

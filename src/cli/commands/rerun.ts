@@ -50,7 +50,7 @@ async function run(jobs: string[], o: Options & { wait?: boolean }): Promise<voi
   for (const job of jobs) {
     try {
       const { place, status } = await findAnywhere(all, job)
-      const again = await rerunJob(place, status, env)
+      const again = await rerunJob(place, status, { ...env, onWarning: (text) => say(`vmspool: ${text}`) })
       if ('started' in again) started.push({ place, run: again.started })
       else submitted.set(place, [...(submitted.get(place) ?? []), again.submission])
     } catch (error) {

@@ -28,6 +28,7 @@ Examples:
   vmspool run -c /srv --name night --timeout 6h -- ./export.sh --all
   vmspool run 'sleep 10' "sh -c 'make all && make check'"    two commands at once
   vmspool run -e STAGE=test -e API_TOKEN -- ./deploy         API_TOKEN as it is set here, stored nowhere
+  vmspool run --nice 10 --ionice idle --memory 2G tar -czf /srv/backup.tgz /srv/data
   vmspool logs -f night; vmspool stop night; vmspool rerun night
 
 Exit code 0 when all were started, 1 when one could not be.`,
