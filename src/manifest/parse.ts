@@ -13,7 +13,7 @@ import { isLenient } from './lenient.ts'
 import { type ManifestDefaults, normalise } from './normalise.ts'
 import { prepare, type Say } from './prepare.ts'
 import { batchSuffix, safeName } from './safe-name.ts'
-import { takeSecrets, withoutSecrets } from './secrets.ts'
+import { notKept, takeSecrets, withoutSecrets } from './secrets.ts'
 import { sentenceOf } from './sentences.ts'
 
 /** A manifest is at most 1 MiB (DESIGN section 3). */
@@ -49,14 +49,14 @@ export type ParseOutcome =
       rewritten?: true
     }
   /** Wrong only in that it ends too early, or empty: it may still be being written. */
-  | { state: 'incomplete'; diagnostics: Diagnostic[] }
+  | { state: 'incomplete'; diagnostics: Diagnostic[]; keep?: string }
   /** Wrong, whatever may follow. `partial` is what could be read of who asked for what; `answer` is a safe name. */
   | {
       state: 'invalid'
       diagnostics: Diagnostic[]
       partial?: { answer?: string; kind?: string }
-      /** what the file holds and nobody may keep; MUST NOT be shown or stored */
-      secrets?: string[]
+      /** the file holds secrets: this is what may be kept of it */
+      keep?: string
     }
 
 /**
@@ -92,24 +92,42 @@ function parse(bytes: Uint8Array, o: ParseOptions): ParseOutcome {
   if (decoded.state === 'invalid') {
     const reading = decoded.text === '' ? undefined : format === 'json' ? readJson(decoded.text, jsonLimits) : undefined
     // A JSON text that is wrong before the bad byte is better explained by that.
-    if (reading?.state === 'invalid') return fromSyntax(reading, at)
-    return invalid([{ severity: 'error', path: '', message: decoded.message, ...at(decoded.text.length) }])
+    if (reading?.state === 'invalid') return unread(fromSyntax(reading, at), bytes)
+    const message = decoded.message
+    return unread(invalid([{ severity: 'error', path: '', message, ...at(decoded.text.length) }]), bytes)
   }
   const reading = format === 'json' ? readJson(decoded.text, jsonLimits) : readYaml(decoded.text)
-  if (reading.state !== 'complete') return fromSyntax(reading, at)
+  if (reading.state !== 'complete') return unread(fromSyntax(reading, at), bytes)
   if (decoded.state === 'cut')
-    return {
-      state: format === 'json' ? 'invalid' : 'incomplete',
-      diagnostics: [
-        { severity: 'error', path: '', message: 'The file ends inside a UTF-8 character.', ...at(decoded.text.length) },
-      ],
-    }
+    return unread(
+      {
+        state: format === 'json' ? 'invalid' : 'incomplete',
+        diagnostics: [
+          {
+            severity: 'error',
+            path: '',
+            message: 'The file ends inside a UTF-8 character.',
+            ...at(decoded.text.length),
+          },
+        ],
+      },
+      bytes,
+    )
   return check(reading, o, format, at)
+}
+
+/** Of what could not be read nobody knows what is a value and what is not. */
+function unread(outcome: Exclude<ParseOutcome, { state: 'complete' }>, bytes: Uint8Array): ParseOutcome {
+  const keep = notKept(Buffer.from(bytes).toString('utf8'))
+  return keep === undefined ? outcome : { ...outcome, keep }
 }
 
 type At = (offset: number | undefined) => { line?: number; column?: number }
 
-function fromSyntax(reading: Exclude<Reading, { state: 'complete' }>, at: At): ParseOutcome {
+function fromSyntax(
+  reading: Exclude<Reading, { state: 'complete' }>,
+  at: At,
+): Exclude<ParseOutcome, { state: 'complete' }> {
   const diagnostics: Diagnostic[] = [
     { severity: 'error', path: '', message: withoutSecrets(printable(reading.message)), ...at(reading.offset) },
   ]
@@ -150,7 +168,7 @@ function check(
   // Before anything else is said of it: a value that is quoted anywhere would be kept.
   const secrets = takeSecrets(root, say)
   const outcome = checkAll(reading, o, format, diagnostics, say)
-  return secrets.length > 0 && outcome.state === 'invalid' ? { ...outcome, secrets } : outcome
+  return secrets && outcome.state === 'invalid' ? { ...outcome, keep: `${JSON.stringify(root, null, 2)}\n` } : outcome
 }
 
 function checkAll(

@@ -11,10 +11,10 @@ const isObject = (v: unknown): v is Record<string, unknown> => typeof v === 'obj
 
 /**
  * Finds them in `command.env`, wherever a command stands (a batch has manifests in it), replaces them in place and says how it is done.
- * @returns their texts
+ * @returns whether there were any
  */
-export function takeSecrets(root: Record<string, unknown>, say: Say): string[] {
-  const found: string[] = []
+export function takeSecrets(root: Record<string, unknown>, say: Say): boolean {
+  let found = false
   const visit = (value: unknown, path: (string | number)[]): void => {
     if (Array.isArray(value)) for (const [i, x] of value.entries()) visit(x, [...path, i])
     if (!isObject(value)) return
@@ -27,8 +27,7 @@ export function takeSecrets(root: Record<string, unknown>, say: Say): string[] {
     for (const [name, value] of Object.entries(env)) {
       if (!looksSecret(name) || isObject(value) || value === null || value === '') continue
       env[name] = MASK
-      const texts = Array.isArray(value) ? value : [value]
-      for (const text of texts) if (text !== '' && text !== MASK) found.push(String(text))
+      found = true
       say(
         'error',
         [...path, name],
@@ -42,18 +41,20 @@ export function takeSecrets(root: Record<string, unknown>, say: Say): string[] {
   return found
 }
 
-/** What follows the name of a secret in a text that could not be read as data: parsers quote the line at which they stop. */
+const ASSIGNED = /(?<![\w.-])([A-Za-z_][\w.-]{0,99})(\\?["']?\s{0,9}[:=]\s{0,99})(\\?["'](?:[^"'\\]|\\.)*\\?["']?|[^\s{["'][^\n}]*)/g
+
+/** A text without what follows the names of secrets: parsers quote the line at which they stop. */
 export function withoutSecrets(text: string): string {
-  return text.replace(
-    /([A-Za-z_][\w.-]*)(\\?["']?\s*[:=]\s*)(\\?["'](?:[^"'\\]|\\.)*\\?["']?|[^\s,}\]]+)/g,
-    (all, name: string, between: string) => (looksSecret(name) ? name + between + MASK : all),
+  return text.replace(ASSIGNED, (all, name: string, between: string) =>
+    looksSecret(name) ? name + between + MASK : all,
   )
 }
 
-/** A text with these secrets in it, as they are and as JSON writes them, without them. */
-export function masked(text: string, secrets: readonly string[]): string {
-  let out = text
-  for (const s of [...secrets].sort((a, b) => b.length - a.length))
-    for (const form of new Set([s, JSON.stringify(s).slice(1, -1)])) out = out.replaceAll(form, MASK)
-  return withoutSecrets(out)
+/** What is kept of a file that cannot be read as data and seems to hold secrets: nothing. undefined: it seems to hold none. */
+export function notKept(text: string): string | undefined {
+  for (const [, name] of text.matchAll(ASSIGNED)) {
+    if (name !== undefined && looksSecret(name))
+      return `The file is not kept: it could not be read, and what follows "${name}" in it looks like a secret.\n`
+  }
+  return undefined
 }

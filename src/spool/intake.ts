@@ -7,7 +7,6 @@ import { join } from 'node:path'
 import { answerNameOf } from '../manifest/answers.ts'
 import type { Diagnostic, Manifest } from '../manifest/index.ts'
 import { safeName } from '../manifest/safe-name.ts'
-import { masked } from '../manifest/secrets.ts'
 import { type Accepted, writeToken } from './accept.ts'
 import { refuseWhatCannotRun } from './accept-records.ts'
 import { isBareDisk, reserveNamed, resumeBare, scanBare } from './bare.ts'
@@ -144,11 +143,11 @@ async function tryAccept(s: Spool, o: IntakeOptions, raw: RawDrop): Promise<Read
   if (outcome.state === 'incomplete') {
     if (quiet < o.settings.incomplete_after_ms) return []
     await durable
-    return reject(s, raw, stat, bytes, outcome.diagnostics, undefined)
+    return reject(s, raw, stat, bytes, outcome.diagnostics, undefined, outcome.keep)
   }
   await durable
   if (outcome.state === 'invalid')
-    return reject(s, raw, stat, bytes, outcome.diagnostics, outcome.partial, outcome.secrets)
+    return reject(s, raw, stat, bytes, outcome.diagnostics, outcome.partial, outcome.keep)
 
   const { manifest } = outcome
   const answer = answerNameOf(manifest) ?? `${manifest.kind}-${raw.id}`
@@ -235,21 +234,20 @@ async function reject(
   bytes: Uint8Array,
   diagnostics: Diagnostic[],
   partial: { answer?: string; kind?: string } | undefined,
-  secrets: readonly string[] = [],
+  /** what is kept instead of the file, which holds secrets */
+  keep?: string,
 ): Promise<Ready[]> {
   const sha256 = bytes.length > 0 ? createHash('sha256').update(bytes).digest('hex') : ''
   const answers =
     partial?.answer !== undefined && partial.answer !== 'vm' && safeName(partial.answer)
       ? [partial.answer]
       : unnamed(raw.name)
-  const text = Buffer.from(bytes).toString('utf8')
-  const shown = masked(text, secrets)
-  const secret = shown !== text
+  const secret = keep !== undefined
   const records = await writeRejections(s, raw, stat, sha256, diagnostics, answers, partial?.kind, secret)
   const kept = join(s.layout.rejected, `${raw.id}--${clip(raw.name)}`)
-  if (secret) {
+  if (keep !== undefined) {
     // Of a drop with secrets in it a copy without them is kept; the token says so to a recovery, which then removes what is left.
-    await s.fs.writeFile(kept, shown, { mode: 0o600, sync: true })
+    await s.fs.writeFile(kept, keep, { mode: 0o600, sync: true })
     await removeFile(s, join(raw.folder, raw.file))
   } else await move(s, join(raw.folder, raw.file), kept) // by rename: whatever it is and however large
   await Promise.all([s.sync(s.layout.rejected), s.sync(raw.folder)])
