@@ -2,15 +2,20 @@
 import { cancelJob } from '../client/cancel.ts'
 import { pauseInstance } from '../client/pause.ts'
 import type { Place } from '../client/place.ts'
+import { rerunJob } from '../client/rerun.ts'
 import { retryJob } from '../client/retry.ts'
 import { isFinal, type JobStatus } from '../client/status.ts'
+import { stopJob } from '../client/stop.ts'
 import type { Context } from './screen.ts'
 
 export interface Actions {
+  /** asks first */
   cancel(job: JobStatus): void
+  /** goes on where a job failed, as a new job */
   retry(job: JobStatus): void
-  /** ends the process: TERM, or KILL */
+  /** ends the job and its processes: TERM and after a grace KILL, or KILL at once */
   stop(job: JobStatus, force: boolean): void
+  /** runs it again, with an agent or without, as it was run */
   rerun(job: JobStatus): void
   pause(place: Place, paused: boolean): void
 }
@@ -32,25 +37,44 @@ export function actionsOf(c: Context, touched: (id?: string) => void): Actions {
       })
   }
 
-  const cancel = (job: JobStatus): Promise<string> =>
-    cancelJob(c.place(), job.id).then(() => `The cancellation of ${job.name} (${job.id}) was requested.`)
-  const again = (job: JobStatus): Promise<string> =>
-    retryJob(c.place(), job.id).then(() => `${job.name} was submitted again, as a new job that names ${job.id}.`)
+  async function stopNow(job: JobStatus, force: boolean): Promise<string> {
+    const place = c.place()
+    const onWait = (): void => c.say(`Waiting for ${job.name} to end${force ? '' : '; Ctrl+K kills it at once'}.`)
+    const { status, killed, pending } = await stopJob(place, job, { force, onWait })
+    if (pending !== undefined) return pending
+    const number = status.pid ?? job.pid
+    const pid = number === undefined ? '' : ` (PID ${number})`
+    if (status.state === 'cancelled') return `${job.name}${pid} was ${killed ? 'killed' : 'stopped'}.`
+    return `${job.name}${pid} has ended: ${status.state}.`
+  }
+  async function cancelNow(job: JobStatus): Promise<string> {
+    if (job.direct) return stopNow(job, false)
+    await cancelJob(c.place(), job.id)
+    return `The cancellation of ${job.name} (${job.id}) was requested.`
+  }
+  async function again(job: JobStatus, how: 'retry' | 'rerun'): Promise<string> {
+    const place = c.place()
+    if (how === 'retry' && !job.direct) await retryJob(place, job.id)
+    else {
+      const made = await rerunJob(place, job)
+      if ('started' in made) {
+        const { status, failed } = made.started
+        return failed ?? `${job.name} runs again: ${status.id}, PID ${status.pid ?? '?'}.`
+      }
+    }
+    return `${job.name} was submitted again, as a new job that names ${job.id}.`
+  }
 
   return {
     cancel(job) {
       if (isFinal(job)) return c.say(`${job.name} has ended already: ${job.state}. There is nothing to cancel.`)
-      c.ask(`Cancel ${job.name} (${job.state})?`, () => act('cancel', job.id, () => cancel(job)))
+      c.ask(`Cancel ${job.name} (${job.state})?`, () => act('cancel', job.id, () => cancelNow(job)))
     },
-    retry(job) {
-      act('retry', job.id, () => again(job))
-    },
-    rerun(job) {
-      act('rerun', job.id, () => again(job))
-    },
-    stop(job) {
+    retry: (job) => act('again', job.id, () => again(job, 'retry')),
+    rerun: (job) => act('again', job.id, () => again(job, 'rerun')),
+    stop(job, force) {
       if (isFinal(job)) return c.say(`${job.name} has ended already: ${job.state}. There is nothing to stop.`)
-      act('stop', job.id, () => cancel(job))
+      act(force ? 'kill' : 'stop', job.id, () => stopNow(job, force))
     },
     pause(place, paused) {
       act('pause', place.instance, async () => {

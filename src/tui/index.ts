@@ -1,7 +1,8 @@
 /** The terminal UI. Only who runs it loads ink and react. */
 import type { Instance } from 'ink'
 import { ClientError } from '../client/errors.ts'
-import { locate, requireSpool, type SpoolPlace } from '../client/place.ts'
+import { locate, type SpoolPlace } from '../client/place.ts'
+import { places } from '../client/places.ts'
 import { wantsColour } from '../text/paint.ts'
 import { glyphsFor } from './glyphs.ts'
 import { session, type ViewName } from './session.ts'
@@ -26,9 +27,8 @@ export async function runTui(o: TuiOptions): Promise<number> {
       `The terminal UI needs a terminal, and ${which} is none. For scripts there are vmspool list, status, logs and daemon, with -o json.`,
     )
   }
-  const place = await locate(o)
   // Without a spool of that name the instances that there are can still be looked at.
-  if (o.view !== 'instances') await requireSpool(place, 'read')
+  const all = o.view === 'instances' ? [await locate(o)] : await places(o)
   const { changes, mount } = await import('./app.ts')
   const screen = terminal(stdin, stdout)
   const change = changes()
@@ -37,7 +37,7 @@ export async function runTui(o: TuiOptions): Promise<number> {
   let suspendInk: ((callback: () => void) => Promise<void>) | undefined
 
   const program = session({
-    place,
+    places: all,
     ...(o.config === undefined ? {} : { config: o.config }),
     version: o.version,
     glyphs: glyphsFor(env),

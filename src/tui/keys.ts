@@ -22,10 +22,13 @@ const named: readonly [keyof Key, KeyName][] = [
 export function keysOf(input: string, key: Key): KeyName[] {
   if (key.eventType === 'release') return []
   if (input.length > 1 && !key.ctrl && !key.meta) return [...input].map(keyOfCharacter)
+  // Alt has no meaning of its own here. A terminal sends it as Esc in front of the key; so does who types both within one read.
+  if (key.meta && (key.escape || key.tab || key.return || key.backspace || input !== '')) {
+    return ['esc', ...keysOf(input, { ...key, meta: false })]
+  }
   if (key.tab) return [key.shift ? 'backtab' : 'tab']
   for (const [flag, name] of named) if (key[flag] === true) return [name]
   if (key.ctrl && /^[a-z]$/.test(input)) return [`ctrl+${input}`]
-  // Alt with a key does nothing of its own: it is that key.
   return input === '' || key.ctrl ? [] : [keyOfCharacter(input)]
 }
 

@@ -1,4 +1,5 @@
 /** Which screens there are, and the keys that all of them have. */
+import { join } from 'node:path'
 import { instancesBelow } from '../client/agents.ts'
 import { locate, type Place } from '../client/place.ts'
 import { isPaused } from '../spool/control.ts'
@@ -13,7 +14,8 @@ import { vmsScreen } from './views/vms.ts'
 export type ViewName = 'jobs' | 'vms' | 'instances'
 
 export interface SessionOptions {
-  place: Place
+  /** the spools that are looked into; the first comes first */
+  places: readonly Place[]
   /** the configuration file that was named, for other instances too */
   config?: string
   version: string
@@ -25,7 +27,8 @@ export interface SessionOptions {
 }
 
 export function session(o: SessionOptions): Controller {
-  let place = o.place
+  let place = o.places[0]!
+  const roots = [...new Set(o.places.map((p) => p.layout.root))]
   const file = o.config === undefined ? {} : { config: o.config }
   let jobs: JobsScreen | undefined
 
@@ -37,18 +40,24 @@ export function session(o: SessionOptions): Controller {
     return jobs
   }
 
+  /** Those below the roots; and what has a user's own commands alone, which no agent ever worked. */
+  async function others(): Promise<{ root: string; instance: string }[]> {
+    const found = new Map(o.places.map((p) => [p.layout.output, { root: p.layout.root, instance: p.instance }]))
+    for (const root of roots) {
+      for (const instance of await instancesBelow(root)) found.set(join(root, instance, 'output'), { root, instance })
+    }
+    return [...found.values()]
+  }
+
   function chooseInstance(c: Context): void {
-    const { root } = place.layout
-    instancesBelow(root).then((names) => {
-      if (names.length < 2) return c.say(`There is no other instance below ${root}.`)
-      if (names.length > 9) return program.reset(screen(c, 'instances'))
+    others().then((all) => {
+      if (all.length < 2) return c.say(`There is no other instance below ${place.layout.root}.`)
+      if (all.length > 9) return program.reset(screen(c, 'instances'))
+      const label = (to: { root: string; instance: string }): string =>
+        roots.length > 1 ? `${to.instance} (${to.root})` : to.instance
       return c.choose(
         'Instance',
-        names.map((instance, i) => ({
-          key: String(i + 1),
-          label: instance,
-          pick: () => c.switchTo({ root, instance }),
-        })),
+        all.map((to, i) => ({ key: String(i + 1), label: label(to), pick: () => c.switchTo(to) })),
       )
     }, c.fail)
   }

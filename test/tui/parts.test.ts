@@ -31,6 +31,9 @@ describe('keys', () => {
     ['jjk\r', {}, ['j', 'j', 'k', 'enter']], // typed faster than we read
     ['\u0004\u0004\u000b', {}, ['ctrl+d', 'ctrl+d', 'ctrl+k']],
     ['仮', {}, ['仮']],
+    ['k', { ctrl: true, meta: true }, ['esc', 'ctrl+k']], // Esc and a key in one read
+    ['', { escape: true, meta: true }, ['esc', 'esc']],
+    ['', { upArrow: true, meta: true }, ['up']],
     ['\u0001\u007f', {}, ['ctrl+a', 'backspace']],
   ])('%j %j', (input, flags, keys) => expect(keysOf(input, { ...none, ...flags })).toEqual(keys))
 

@@ -142,7 +142,7 @@ describe('the list of jobs', () => {
     await p.losesSight(/^> make/m)
     await p.type('?')
     const help = await p.sees('Keys: Jobs')
-    expect(help).toContain(' Ctrl+K          kill: KILL')
+    expect(help).toContain(' Ctrl+K          kill: KILL at once')
     await p.keys('Escape')
     await p.sees('[Filter: All]')
   })

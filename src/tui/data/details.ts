@@ -1,8 +1,9 @@
 /** Everything there is to know about a job, as text with headings. */
 import { countsText } from '../../text/counts.ts'
 import { percentOf, waitingText } from '../../client/describe.ts'
+import { environmentOf } from '../../client/environment.ts'
 import type { Place } from '../../client/place.ts'
-import { errorTextOf, isFinal, type JobStatus, logPath, resultOf, statusOf } from '../../client/status.ts'
+import { errorTextOf, isFinal, type JobStatus, logPath, resultOf, settled, statusOf } from '../../client/status.ts'
 import { bytes, duration } from '../../text/people.ts'
 import { bar, type Glyphs } from '../glyphs.ts'
 import { type ProcessView, processOf } from './process.ts'
@@ -20,16 +21,19 @@ export interface Details {
 }
 
 export async function detailsOf(place: Place, id: string, before: JobStatus, g: Glyphs): Promise<Details> {
-  const status = (await statusOf(place, id)) ?? before
+  const status = (await settled(place, await statusOf(place, id))) ?? before
   const result = isFinal(status) ? ((await resultOf(place, status)) as Result | undefined) : undefined
   const failed = status.state === 'failed' || status.state === 'rejected'
   const error = failed ? await errorTextOf(place, status) : undefined
   const process = await processOf(place, status)
+  const given =
+    typeof process === 'object' && process.env !== undefined ? undefined : await environmentOf(place, status)
   const rows = [
     ...aboutJob(place, status, g),
     ...aboutError(status, result, error),
     ...aboutPhases(result),
     ...aboutProcess(process),
+    ...aboutEnvironment(given),
   ]
   return { status, rows }
 }
@@ -48,7 +52,7 @@ function aboutJob(place: Place, s: JobStatus, g: Glyphs): Row[] {
   const all: [string, string | number | undefined][] = [
     ['ID', s.id],
     ['Name', s.name],
-    ['Kind', s.kind],
+    ['Kind', s.direct ? `${s.kind}, without an agent` : s.kind],
     ['Command', s.command?.map(quoted).join(' ')],
     ['Status', `${s.state}${s.since ? ` since ${s.since}` : ''}`],
     ['Phase', s.state === 'running' ? s.phase : undefined],
@@ -81,7 +85,7 @@ function aboutJob(place: Place, s: JobStatus, g: Glyphs): Row[] {
 /** Fields that a later version of the agent writes and we have no name for. */
 function otherFields(s: JobStatus): Row[] {
   const known =
-    'schema id name kind command state since phase progress waiting_on reason pid cwd exit_code signal accepted_at started_at finished_at attempt epoch owner host priority group children parent vm_id drop_file output'
+    'schema id name kind command state since phase progress waiting_on reason pid cwd exit_code signal accepted_at started_at finished_at attempt epoch owner host priority group children parent vm_id drop_file output direct'
   const names = new Set(known.split(' '))
   return Object.entries(s)
     .filter(([name, value]) => !names.has(name) && value !== undefined && value !== null)
@@ -152,9 +156,13 @@ function aboutProcess(p: ProcessView | string | undefined): Row[] {
     },
   ]
   if (p.env === undefined) return [...rows, { label: 'Environment', value: 'only its own user may look' }]
-  return [
-    ...rows,
-    { heading: true, value: 'Environment' },
-    ...p.env.map(([name, value]) => ({ value: `${name}=${value}` })),
-  ]
+  return [...rows, { heading: true, value: 'Environment' }, ...variables(p.env)]
+}
+
+function aboutEnvironment(given: [string, string][] | undefined): Row[] {
+  return given === undefined ? [] : [{ heading: true, value: 'Environment that it was given' }, ...variables(given)]
+}
+
+function variables(env: readonly [string, string][]): Row[] {
+  return env.map(([name, value]) => ({ value: `${name}=${value}` }))
 }

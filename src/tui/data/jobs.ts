@@ -3,7 +3,7 @@
  * when its job is on the screen or something happened to it, and at most so many a second. Listing the folders is the truth behind
  * that, the less often the longer it takes.
  */
-import { type JobStateName, type JobStatus, jobIds, statusOf } from '../../client/status.ts'
+import { type JobStateName, type JobStatus, jobIds, settled, statusOf } from '../../client/status.ts'
 import type { Place } from '../../client/place.ts'
 import { endOfEvents, type EventsPosition, readEvents } from '../../spool/events.ts'
 import { type FoundJob, listJobs as listFolders, locate } from '../../spool/find.ts'
@@ -174,7 +174,8 @@ export function jobsOf(place: Place, o: { changed(): void; failed(error: unknown
   async function readOne(id: string): Promise<void> {
     try {
       const job = folders.get(id)
-      const status = job === undefined ? await statusOf(place, id) : await foldersStatus(place.spool, job)
+      const written = job === undefined ? await statusOf(place, id) : await foldersStatus(place.spool, job)
+      const status = await settled(place, written)
       if (stopped || !statuses.has(id)) return
       if (status !== undefined) put(id, status)
     } catch (error) {

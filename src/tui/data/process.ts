@@ -5,7 +5,7 @@
 import { readdir, readFile, readlink } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
-import { readJson } from '../../client/liveness.ts'
+import { readJson } from '../../client/read-json.ts'
 import type { Place } from '../../client/place.ts'
 import { jobFolder, type JobStatus } from '../../client/status.ts'
 import { isAlive, type ProcessIdentity, processStat } from '../../process/index.ts'

@@ -58,13 +58,13 @@ export function detailsScreen(c: Context, job: JobStatus): Screen {
       { keys: ['l'], what: 'log of the job', hint: 'log', run: () => c.open(logScreen(c, details.status)) },
       {
         keys: ['s'],
-        what: 'stop: TERM, for a job without a process cancel',
+        what: 'stop: TERM, and KILL after a grace; one that waits is cancelled',
         hint: 'stop',
         run: () => actions.stop(details.status, false),
       },
       {
         keys: ['ctrl+k'],
-        what: 'kill: KILL, for a job without a process cancel',
+        what: 'kill: KILL at once',
         run: () => actions.stop(details.status, true),
       },
       { keys: ['r'], what: 'run it again', run: () => actions.rerun(details.status) },

@@ -86,13 +86,13 @@ export function jobsScreen(c: Context): JobsScreen {
     { keys: ['l'], what: 'log of the job', hint: 'log', run: withJob((s) => c.open(logScreen(c, s))) },
     {
       keys: ['s'],
-      what: 'stop: TERM, for a job without a process cancel',
+      what: 'stop: TERM, and KILL after a grace; one that waits is cancelled',
       hint: 'stop',
       run: withJob((s) => actions.stop(s, false)),
     },
     {
       keys: ['ctrl+k'],
-      what: 'kill: KILL, for a job without a process cancel',
+      what: 'kill: KILL at once',
       run: withJob((s) => actions.stop(s, true)),
     },
     { keys: ['r'], what: 'run it again', hint: 'rerun', run: withJob(actions.rerun) },
