@@ -90,6 +90,7 @@ async function auditLanes(s: Spool, byId: Map<string, FoundJob[]>, problems: Pro
   for (const [id, [job]] of byId) {
     if (!job || FINAL_STATES.has(job.state) || job.state === 'committed') continue
     if (held.get(id) === job.name.ticket) continue
+    if (job.state === 'started') continue // runs without an agent, and so without a lane
     if (job.name.ticket === 0 && job.state === 'held') continue // a later run of a job that repeats: it draws its ticket when it is due
     const message = `The job ${id} waits in ${job.path} without its ticket ${job.name.ticket}: it can never be claimed.`
     problems.push({ code: 'no-ticket', severity: 'error', message, job: id, path: job.path })
