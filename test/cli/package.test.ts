@@ -7,6 +7,8 @@ import { expect, test } from 'vitest'
 import { home } from '../support/agent.ts'
 import { holds, makeDisk } from '../support/disks.ts'
 import { tempDir } from '../support/temp.ts'
+import { pane } from '../tui/pane.ts'
+import { emptySpool } from '../tui/synthetic.ts'
 
 const exec = promisify(execFile)
 const node = join(home, 'node_modules/.bin/node')
@@ -88,6 +90,17 @@ test('packed, installed and used: program, library, types', { timeout: 180_000 }
   const converted = await program(['convert', disk.path, '-o', join(dir.path, 'out'), '--direct'])
   expect(converted.stdout.trimEnd().split('\n').at(-1)).toBe(join(dir.path, 'out/packed.qcow2'))
   expect(await holds(join(dir.path, 'out/packed.qcow2'), 'qcow2', disk)).toBe(true)
+
+  // the terminal UI, whose libraries are loaded from outside of the bundle
+  await emptySpool(join(dir.path, 'spools'))
+  {
+    await using p = await pane(dir.path, { env })
+    await p.type(`clear; ${join(dir.path, 'vmspool')} tui --root ${join(dir.path, 'spools')}`)
+    await p.keys('Enter')
+    await p.sees('No jobs yet.')
+    await p.type('q')
+    expect(await p.prompt()).toBe(0)
+  }
 
   // the library: importing it reads nothing of a spool, starts nothing and lets the program end at once
   await writeFile(
