@@ -5,11 +5,10 @@
 import { randomBytes } from 'node:crypto'
 import { chown, lstat, mkdir, readFile, rm, rmdir, statfs, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { ImageError } from '../images/errors.ts'
-import { checkSubmitter, type Submitter, submitterOf } from '../images/submitter.ts'
-import { openBeneath } from '../images/walk.ts'
+import { type Submitter, submitterOf } from '../images/submitter.ts'
 import type { CommandManifest } from '../manifest/index.ts'
 import { bootId } from '../process/index.ts'
+import { withFileOf } from './command-file.ts'
 import { EnvFileError, parseEnvFile } from './env-file.ts'
 import { type JobDrop, JobError } from './types.ts'
 
@@ -83,32 +82,16 @@ function failed(message: string, code: string, hint: string, cause?: unknown): J
   })
 }
 
-/** A file that the submitter may read, reached without following links. */
 async function readAs(path: string, who: Submitter, field: string): Promise<Buffer> {
-  try {
-    const file = await openBeneath(path, ['/'])
-    try {
-      await checkSubmitter(file, who)
-      if (file.stat.size > MOST_BYTES)
-        throw failed(
-          `${field}: ${JSON.stringify(path)} has ${file.stat.size} bytes, and at most ${MOST_BYTES} are read.`,
-          'too-large',
-          'Pass a path instead, and let the program read it.',
-        )
-      return await file.handle.readFile()
-    } finally {
-      await file.close()
-    }
-  } catch (error) {
-    if (!(error instanceof ImageError)) throw error
-    throw new JobError(`${field}: ${error.message}`, {
-      code: error.code,
-      transient: error.transient,
-      hint: error.hint,
-      phase: 'start',
-      cause: error,
-    })
-  }
+  return withFileOf(path, who, field, async (file) => {
+    if (file.stat.size > MOST_BYTES)
+      throw failed(
+        `${field}: ${JSON.stringify(path)} has ${file.stat.size} bytes, and at most ${MOST_BYTES} are read.`,
+        'too-large',
+        'Pass a path instead, and let the program read it.',
+      )
+    return file.handle.readFile()
+  })
 }
 
 function envOf(path: string, content: Buffer): Record<string, string> {

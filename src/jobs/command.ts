@@ -22,6 +22,7 @@ import {
 import { markTry, tryOf } from './command-attempt.ts'
 import { disposeEnvironment, prepareEnvironment } from './command-env.ts'
 import { asSubmitter, notForChildren } from './command-submitter.ts'
+import { withStdin } from './command-file.ts'
 import { lastWords } from './command-words.ts'
 import { abortedError, abortReason, type JobContext, JobError, type JobHandler, type JobOutcome } from './types.ts'
 
@@ -60,17 +61,20 @@ async function run(m: CommandManifest, given: JobContext<CommandManifest>): Prom
   const carried = await fromEarlier(m, c)
   const dir = carried?.dir ?? join(c.attemptDir, SHIM_FOLDER)
   let exit: ShimExit
+  let warnings: string[] = []
   try {
     if (!carried) {
-      const failed = await start(m, c, dir)
-      if (failed) throw notStarted(m, failed)
+      const begun = await start(m, c, dir)
+      if ('failed' in begun) throw notStarted(m, begun.failed)
+      warnings = begun.warnings
     }
     exit = await toItsEnd(m, c, dir)
   } finally {
     if (!goesOn(c)) await disposeEnvironment(dirname(dir))
   }
   if (abortReason(c.signal)) throw abortedError(c.signal, 'run')
-  return judge(m, c, exit)
+  const outcome = await judge(m, c, exit)
+  return warnings.length === 0 ? outcome : { ...outcome, warnings: warnings.map((message) => ({ message })) }
 }
 
 /**
@@ -104,7 +108,7 @@ async function fromEarlier(m: CommandManifest, c: Context): Promise<Carried | un
   return undefined
 }
 
-async function start(m: CommandManifest, c: Context, dir: string): Promise<ShimExit | undefined> {
+async function start(m: CommandManifest, c: Context, dir: string): Promise<LimitedBy | { failed: ShimExit }> {
   const argv = argvOf(m)
   const as = await asSubmitter(c.drop)
   const limits = await limitsOf(m, c)
@@ -113,8 +117,8 @@ async function start(m: CommandManifest, c: Context, dir: string): Promise<ShimE
   const { logs } = c.config
   markTry(dir, c.shim.failures)
   const timeout = m.timeout_ms ?? c.config.timeouts.job
-  try {
-    const started = await startShim({
+  const run = (stdin: string | number | undefined) =>
+    startShim({
       dir,
       argv: [...limits.outer, ...as.prefix, ...limits.inner, ...argv],
       cwd: m.command.cwd ?? as.cwd ?? c.attemptDir,
@@ -129,12 +133,14 @@ async function start(m: CommandManifest, c: Context, dir: string): Promise<ShimE
       log: { path: c.shim.logFile, max_bytes: logs.max_bytes, max_age_ms: logs.max_age, total_bytes: logs.total_bytes },
       ...(timeout > 0 ? { timeout_ms: timeout } : {}),
       ...(m.command.kill_signal === undefined ? {} : { kill_signal: m.command.kill_signal }),
-      ...(m.command.stdin_file === undefined ? {} : { stdin: m.command.stdin_file }),
+      ...(stdin === undefined ? {} : { stdin }),
       kill_grace_ms: graceOf(m, c),
     })
-    if ('failed' in started) return started.failed
+  try {
+    const started = await withStdin(m, { drop: c.drop, dir }, run)
+    if ('failed' in started) return started
     tell(c, started.process)
-    return undefined
+    return limits
   } catch (e) {
     if (!(e instanceof SpawnError)) throw e
     throw new JobError(e.message, { code: 'spawn-failed', transient: PASSING.has(e.code), cause: e })

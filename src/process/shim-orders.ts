@@ -32,8 +32,8 @@ export interface ShimSpec {
   cwd: string
   /** changes to our own environment; undefined removes a variable */
   env: Readonly<Record<string, string | undefined>>
-  /** path; default /dev/null */
-  stdin?: string
+  /** path, or an open descriptor of ours (startShim alone); default /dev/null */
+  stdin?: string | number
   log: { path: string; mode?: number; max_bytes: number; max_age_ms: number; total_bytes: number }
   timeout_ms?: number
   /** default SIGTERM */
@@ -73,7 +73,7 @@ export function orders(s: ShimSpec, token: string): Record<string, string | numb
     kill_signal: s.kill_signal ?? 'SIGTERM',
     grace: s.kill_grace_ms,
     expected: (s.expected ?? [0]).join(','),
-    stdin: s.stdin ?? '/dev/null',
+    stdin: typeof s.stdin === 'number' ? '/dev/fd/4' : (s.stdin ?? '/dev/null'),
     cwd: s.cwd,
     token,
     host: hostname(),

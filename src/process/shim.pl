@@ -28,7 +28,8 @@ if (defined $become) {
 my %nr = $o{arch} eq 'arm64' # Linux system calls that Perl has no word for
   ? (setsid => 157, prctl => 167, clock => 113, fsync => 82, mknodat => 33, exit => 94, pidfd => 434, waitid => 95)
   : (setsid => 112, prctl => 157, clock => 228, fsync => 74, mknodat => 259, exit => 231, pidfd => 434, waitid => 247);
-syscall 436, defined $become ? 3 : 4, 0x7fffffff, 0; # close_range(2): a lock or pipe of whoever started us is not ours to hold
+my $given = $o{stdin} eq '/dev/fd/4'; # the command's standard input, opened by whoever started us
+syscall 436, defined $become ? 3 : $given ? 5 : 4, 0x7fffffff, 0; # close_range(2): a lock or pipe of whoever started us is not ours to hold
 my @signals = qw(0 HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU
   URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS);
 my $APPEND = 02001 | 0100; # O_APPEND O_WRONLY O_CREAT
@@ -140,6 +141,7 @@ if (defined $child && !$child) {
   syscall $nr{exit}, 127;
 }
 close $_ for $out_w, $err_w, $go, $failed_w;
+if ($given) { open my $in, '<&=', 4; close $in }
 open STDIN, '<', '/dev/null';
 undef @words;
 my ($started, $begun) = (clock(0), clock(1));

@@ -27,7 +27,7 @@ export async function startShim(s: ShimSpec): Promise<{ process: ShimProcess } |
     cwd: '/',
     detached: true,
     env: { PATH: process.env.PATH ?? '/usr/bin:/bin', LC_ALL: 'C' },
-    stdio: ['pipe', 'ignore', 'ignore', 'pipe'],
+    stdio: ['pipe', 'ignore', 'ignore', 'pipe', ...(typeof s.stdin === 'number' ? [s.stdin] : [])],
   })
   const said = await report(child, input)
   if (said.startsWith('ok ')) {
