@@ -17,6 +17,11 @@ export async function cancelJob(place: Place, job: string): Promise<JobStatus> {
       `Job ${status.id} (${status.name}) has ended already: ${status.state}. There is nothing to cancel.`,
     )
   }
+  if (status.direct)
+    throw new ClientError(
+      1,
+      `Job ${status.id} (${status.name}) runs without an agent, so nobody would carry out a request. Stop it: vmspool stop ${status.id}`,
+    )
   try {
     await requestCancel(place.spool, status.id, userName())
   } catch (error) {

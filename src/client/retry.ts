@@ -28,6 +28,11 @@ export async function retryJob(
       `Job ${status.id} (${status.name}) has not ended (state: ${status.state}), so there is nothing to repeat. Cancel it first if it is stuck.`,
     )
   }
+  if (status.direct)
+    throw new ClientError(
+      1,
+      `Job ${status.id} (${status.name}) ran without an agent, and its variables are not all on record. Run it again the same way: vmspool rerun ${status.id}`,
+    )
   if (status.state === 'rejected') {
     throw new ClientError(
       65,
