@@ -11,6 +11,7 @@ import { type LogNotice, type LogReader, openLogReader } from '../../src/process
 import { startOfLast } from '../../src/process/log-tail.ts'
 import { type LogLimits, type LogWriter, openLogWriter } from '../../src/process/log-writer.ts'
 import { contentOf, logParts } from '../support/log-files.ts'
+import { watchFlood } from './log-flood.ts'
 import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
 
@@ -397,6 +398,32 @@ describe('a writer that is killed', () => {
       const n = /^line (\d+) x{80}$/.exec(l)?.[1]
       return n === undefined ? [] : [Number(n)]
     })
+})
+
+test('a flood is followed without a gap while memory and files stay bounded', async () => {
+  await using dir = await tempDir()
+  const path = join(dir.path, 'log')
+  const limits: LogLimits = { max_bytes: 1 << 20, max_age_ms: 0, total_bytes: 6 << 20 }
+  const script = join(import.meta.dirname, 'log-writer.process.ts')
+  // 40 MB in lines of 100 bytes
+  const child = spawn(process.execPath, [script, path, '0', '400000', JSON.stringify(limits), '80'], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  })
+  let over = false
+  const ended = new Promise<number | null>((resolve) => child.on('close', resolve))
+  const watching = watchFlood(
+    path,
+    () => child.pid,
+    () => over,
+  )
+  expect(await ended).toBe(0)
+  over = true
+  const seen = await watching
+  expect(seen.wrong).toEqual([])
+  expect(seen.lines).toBeGreaterThan(10_000)
+  expect(seen.disk).toBeLessThan(limits.total_bytes + 2 * limits.max_bytes)
+  expect(seen.memory).toBeGreaterThan(0)
+  expect(seen.memory).toBeLessThan(250 << 20)
 })
 
 test('of a full disk it says how much is missing, as soon as there is room again', async () => {
