@@ -312,7 +312,7 @@ describe.concurrent('an agent', () => {
     await using b = await bed(dir.path, { lease: { timeout: 1 } })
     const agent = await b.start()
     await sleeping(b, 'x', { retry: { max_attempts: 0 } })
-    await running(b, 'x')
+    await until('its child runs', () => sleepers(b).length === 1)
     const [before] = sleepers(b)
     // Suspended beyond its lease while another agent takes over, as after a stalled machine.
     agent.signal('SIGSTOP')
