@@ -27,13 +27,15 @@ export function historyRound(a: Agent): () => Promise<number> {
   async function work(h: History): Promise<void> {
     const { catchUp, settleOpen } = await import('../history/catch-up.ts')
     const { beside } = await import('../history/read-text.ts')
-    const { findSpool } = await import('../history/store.ts')
+    const { findSpool, openJobs } = await import('../history/store.ts')
     for (let more = true; more && !a.draining; ) ({ more } = await catchUp(h.db, a.spool, beside, 100))
     if (performance.now() >= nextOpen) {
       const at = performance.now()
       const found = await settleOpen(h.db, a.spool, beside)
       if (found > 0) a.log.info('history.found', { jobs: found })
-      nextOpen = performance.now() + Math.max(MINUTE, (performance.now() - at) * 100)
+      const left = findSpool(h.db, a.spool.layout)
+      const idle = left !== undefined && openJobs(h.db, left).length === 0
+      nextOpen = idle ? Number.POSITIVE_INFINITY : performance.now() + Math.max(MINUTE, (performance.now() - at) * 100)
     }
     if (performance.now() < nextScan && findSpool(h.db, a.spool.layout)?.complete) return
     const { scan } = await import('../history/scan.ts')
@@ -57,6 +59,7 @@ export function historyRound(a: Agent): () => Promise<number> {
     if (performance.now() - began < EVERY_MS / 2) return EVERY_MS // what lives only for a moment leaves it alone
     const now = await stamp(a)
     if (now === seen && performance.now() < Math.min(nextOpen, nextScan)) return EVERY_MS
+    if (nextOpen === Number.POSITIVE_INFINITY) nextOpen = performance.now() + MINUTE
     try {
       const { withHistory } = await import('../history/database.ts')
       await withHistory(path, work, { cacheKiB: 512, onNote: (message) => a.log.warn('history.renewed', { message }) })

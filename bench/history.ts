@@ -1,0 +1,203 @@
+// The history: how long a list takes with more and more finished jobs, and how fast the index is made. A part of `npm run bench:process`;
+// by itself: `node bench/history.ts [--quick]`. Run by hand; fails nothing.
+import { spawn, spawnSync } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import { withIndex } from '../src/client/history-work.ts'
+import { columns } from '../src/history/job-row.ts'
+import type { Layout } from '../src/spool/layout.ts'
+import { makeSpool } from '../src/spool/spool.ts'
+import { vmspool } from '../test/support/agent.ts'
+import { idOf, jobOf, makeJob, makeLayout } from '../test/support/finished-jobs.ts'
+import { machine, memoryMiB, percentile, settle, table } from './measure.ts'
+
+/** With more jobs than this only the newest have files: the rest of the index is written as a scan would have written it. */
+const MOST_FILES = 100_000
+const SOME_FILES = 2_000
+
+/** @param dir a private folder. @returns what it prints, line by line */
+export async function historyBench(
+  dir: string,
+  o: { quick?: boolean; say?: (text: string) => void } = {},
+): Promise<string[]> {
+  const lines: string[] = []
+  const say = (text: string) => {
+    lines.push(text)
+    o.say?.(text)
+  }
+  const rounds = o.quick ? 5 : 21
+  const sizes = o.quick ? [1_000, 10_000] : [1_000, 100_000, 1_000_000]
+  const node = times([process.execPath, '-e', ''], {}, rounds)
+  const rows: (string | number)[][] = []
+  const rates: (string | number)[][] = []
+  const asked: string[][] = []
+  for (const n of sizes) {
+    const root = join(dir, `s${n}`)
+    const layout = makeLayout(root)
+    const path = join(root, 'history.db')
+    for (let i = Math.max(0, n - (n > MOST_FILES ? SOME_FILES : n)); i < n; i++) makeJob(layout, i)
+    await settle(dir)
+    if (n <= MOST_FILES) rates.push([n.toLocaleString('en-US'), ...(await rebuild(root, path))])
+    else await fill(layout, path, n)
+    await settle(dir)
+    const env = { VMSPOOL_HISTORY_PATH: path }
+    const list = (args: string[], more: object = env) => times([vmspool, 'list', '--root', root, ...args], more, rounds)
+    const plain = list([])
+    const failed = list(['--state', 'failed'])
+    const named = list(['--name', jobOf(n - 3).answer])
+    const folders = n > MOST_FILES ? undefined : list([], { VMSPOOL_HISTORY_PATH: '/proc/none/history.db' })
+    rows.push([
+      n.toLocaleString('en-US'),
+      plain.wall,
+      plain.wall - node.wall,
+      plain.cpu - node.cpu,
+      failed.wall - node.wall,
+      named.wall - node.wall,
+      folders === undefined ? '-' : folders.wall - node.wall,
+      (plain.wall - node.wall) / (typeof rows[0]?.[2] === 'number' ? rows[0][2] : plain.wall - node.wall),
+    ])
+    asked.push([n.toLocaleString('en-US'), ...questions(root, path, rounds)])
+    await rm(root, { recursive: true })
+  }
+  say(
+    `\n\`vmspool list\` (the newest 50) with finished jobs, the median of ${rounds}; \`node -e ''\` takes ${Math.round(node.wall)} ms here, of which all but the first column are free:\n`,
+  )
+  say(
+    table(
+      [
+        'finished jobs',
+        'list ms',
+        'beyond Node ms',
+        'CPU ms',
+        '--state failed ms',
+        '--name ms',
+        'by the folders ms',
+        'to the first',
+      ],
+      rows,
+    ),
+  )
+  say(
+    `\nOf more than ${MOST_FILES.toLocaleString('en-US')} jobs only the newest ${SOME_FILES.toLocaleString('en-US')} have files; the index has all.`,
+  )
+  say('\n`vmspool history rebuild`, from the files alone:\n')
+  say(table(['finished jobs', 'jobs/s', 'peak RSS MiB', 'database MiB'], rates))
+  say(
+    '\nThe ten newest killed tasks and all questions of `stats`, in ms; Ghost is its own table with its own indexes, asked by the same program:\n',
+  )
+  say(
+    table(
+      ['finished jobs', 'sqlite3, view tasks', "sqlite3, Ghost's table", 'vmspool stats', 'vmspool history search'],
+      asked,
+    ),
+  )
+  return lines
+}
+
+interface Times {
+  /** median, ms */
+  wall: number
+  /** user and system time of one, ms */
+  cpu: number
+}
+
+function times(argv: readonly string[], env: object, rounds: number): Times {
+  const walls: number[] = []
+  const options = { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] as ('ignore' | 'pipe')[] }
+  spawnSync(argv[0]!, argv.slice(1), options)
+  for (let i = 0; i < rounds; i++) {
+    const at = performance.now()
+    const r = spawnSync(argv[0]!, argv.slice(1), options)
+    if (r.status !== 0) throw new Error(`${argv.join(' ')} ended with ${r.status}: ${r.stderr}`)
+    walls.push(performance.now() - at)
+  }
+  // The shell's `times` counts what its children used.
+  const loop = `i=0; while [ $i -lt ${rounds} ]; do "$@" >/dev/null 2>&1; i=$((i+1)); done; times`
+  const told = String(spawnSync('bash', ['-c', loop, 'bash', ...argv], options).stdout)
+    .trim()
+    .split('\n')
+    .at(-1)!
+  const cpu = [...told.matchAll(/(\d+)m([\d.]+)s/g)].reduce(
+    (sum, [, m, s]) => sum + 60_000 * Number(m) + 1000 * Number(s),
+    0,
+  )
+  return { wall: percentile(walls, 50), cpu: cpu / rounds }
+}
+
+async function rebuild(root: string, path: string): Promise<(string | number)[]> {
+  const child = spawn(vmspool, ['history', 'rebuild', '-o', 'json', '--root', root], {
+    env: { ...process.env, VMSPOOL_HISTORY_PATH: path },
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+  let peak = 0
+  const timer = setInterval(() => {
+    try {
+      peak = Math.max(peak, memoryMiB(child.pid!).peak)
+    } catch {
+      // it has ended
+    }
+  }, 20)
+  let told = ''
+  for await (const chunk of child.stdout) told += chunk
+  clearInterval(timer)
+  const [done] = JSON.parse(told) as { jobs: number; took_ms: number }[]
+  const size = new DatabaseSync(path, { readOnly: true }).prepare('PRAGMA page_count').get() as { page_count: number }
+  return [(done!.jobs / done!.took_ms) * 1000, peak, (size.page_count * 4096) / 2 ** 20]
+}
+
+/** An index of `n` jobs: the last ones from their files, the others as rows. */
+async function fill(layout: Layout, path: string, n: number): Promise<void> {
+  const view = { instance: layout.instance, layout, spool: makeSpool({ layout }), history: path }
+  await withIndex(view, {}, (h, spool) => {
+    const first = h.db.prepare('SELECT * FROM job ORDER BY id LIMIT 10').all()
+    const put = h.db.prepare(
+      `INSERT INTO job (spool, generation, ${columns.join(', ')}) VALUES (?, 1, ${columns.map(() => '?').join(', ')})`,
+    )
+    h.db.exec('PRAGMA cache_size = -65536')
+    for (let i = 0; i < n - SOME_FILES; ) {
+      h.db.exec('BEGIN')
+      for (const end = Math.min(i + 10_000, n - SOME_FILES); i < end; i++) {
+        // SOME_FILES is a multiple of ten, so that the n-th of ten is what jobOf() makes of it.
+        const like = first[i % 10]!
+        const moved = { ...like, id: idOf(i), name: jobOf(i).answer }
+        put.run(spool, ...columns.map((c) => (moved as typeof like)[c]!))
+      }
+      h.db.exec('COMMIT')
+    }
+  })
+}
+
+function questions(root: string, path: string, rounds: number): string[] {
+  const ghost = join(root, 'tasks.db')
+  const db = new DatabaseSync(ghost)
+  db.exec(`CREATE TABLE tasks (id TEXT PRIMARY KEY, pid INTEGER NOT NULL, pgid INTEGER, command TEXT NOT NULL, env TEXT, cwd TEXT,
+    status TEXT NOT NULL DEFAULT 'running', exit_code INTEGER, started_at INTEGER NOT NULL, finished_at INTEGER, log_path TEXT NOT NULL);
+    ATTACH '${path}' AS h; INSERT INTO tasks SELECT * FROM h.tasks; DETACH h;
+    CREATE INDEX idx_tasks_status ON tasks(status); CREATE INDEX idx_tasks_pid ON tasks(pid);
+    CREATE INDEX idx_tasks_started_at ON tasks(started_at)`)
+  db.close()
+  const sql =
+    "SELECT id, pid, status, started_at, command, cwd FROM tasks WHERE status = 'killed' ORDER BY started_at DESC LIMIT 10"
+  const ms = (argv: string[]) => times(argv, { VMSPOOL_HISTORY_PATH: path }, Math.min(rounds, 7)).wall.toFixed(0)
+  return [
+    ms(['sqlite3', '-readonly', path, sql]),
+    ms(['sqlite3', '-readonly', ghost, sql]),
+    ms([vmspool, 'stats', '--root', root]),
+    ms([vmspool, 'history', 'search', 'vm-123*', '--root', root]),
+  ]
+}
+
+if (process.argv[1] === import.meta.filename) {
+  const dir = await mkdtemp(join(tmpdir(), 'vshist-'))
+  try {
+    process.stdout.write(`Machine: ${await machine(dir)}.\n`)
+    await historyBench(dir, {
+      quick: process.argv.includes('--quick'),
+      say: (text) => process.stdout.write(`${text}\n`),
+    })
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+}
