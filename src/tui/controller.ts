@@ -114,7 +114,8 @@ export function controller(o: ControllerOptions): Controller {
   }
 
   function bindingsOf(screen: Screen): readonly Binding[] {
-    return [...screen.bindings, ...(screen.search ? searching : []), ...everywhere]
+    const own = [...screen.bindings, ...(screen.search ? searching : [])]
+    return [...own, ...everywhere.filter((b) => !own.some((o) => o.keys[0] === b.keys[0]))]
   }
 
   function keyInSearch(p: Extract<Prompt, { kind: 'search' }>, name: KeyName): void {

@@ -49,6 +49,7 @@ export function keyLabel(key: KeyName): string {
     esc: 'Esc',
     tab: 'Tab',
     backtab: 'Shift+Tab',
+    backspace: 'Backspace',
     up: 'Up',
     down: 'Down',
     left: 'Left',

@@ -67,7 +67,6 @@ export function listControl(source: ListSource): ListControl {
     locate()
     to(index + n)
   }
-  const half = (): number => Math.max(1, Math.floor(rows / 2))
 
   return {
     selected() {
@@ -93,10 +92,8 @@ export function listControl(source: ListSource): ListControl {
       { keys: ['k', 'up'], what: 'up', run: by(-1) },
       { keys: ['g', 'home'], what: 'to the first', run: () => to(0) },
       { keys: ['G', 'end'], what: 'to the last', run: () => to(source.ids().length - 1) },
-      { keys: ['ctrl+d'], what: 'half a page down', run: () => by(half())() },
-      { keys: ['ctrl+u'], what: 'half a page up', run: () => by(-half())() },
-      { keys: ['pagedown'], what: 'a page down', run: () => by(rows)() },
-      { keys: ['pageup'], what: 'a page up', run: () => by(-rows)() },
+      { keys: ['ctrl+d', 'pagedown'], what: 'a page down', run: () => by(rows)() },
+      { keys: ['ctrl+u', 'pageup'], what: 'a page up', run: () => by(-rows)() },
     ],
     search: {
       begin() {

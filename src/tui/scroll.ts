@@ -19,7 +19,6 @@ export function scroll(o: { changed(): void; moved?(): void }): Scroll {
     o.moved?.()
     o.changed()
   }
-  const half = (): number => Math.max(1, Math.floor(rows / 2))
   return {
     top(lines, n, end) {
       rows = Math.max(1, n)
@@ -36,10 +35,8 @@ export function scroll(o: { changed(): void; moved?(): void }): Scroll {
       { keys: ['k', 'up'], what: 'a line up', run: () => to(at - 1) },
       { keys: ['g', 'home'], what: 'to the beginning', run: () => to(0) },
       { keys: ['G', 'end'], what: 'to the end', run: () => to(last) },
-      { keys: ['ctrl+d'], what: 'half a page down', run: () => to(at + half()) },
-      { keys: ['ctrl+u'], what: 'half a page up', run: () => to(at - half()) },
-      { keys: ['pagedown'], what: 'a page down', run: () => to(at + rows) },
-      { keys: ['pageup'], what: 'a page up', run: () => to(at - rows) },
+      { keys: ['ctrl+d', 'pagedown'], what: 'a page down', run: () => to(at + rows) },
+      { keys: ['ctrl+u', 'pageup'], what: 'a page up', run: () => to(at - rows) },
     ],
   }
 }

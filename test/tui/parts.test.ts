@@ -196,7 +196,7 @@ describe('moving in a list', () => {
     const m = made(100)
     m.list.window(10)
     m.press('ctrl+d')
-    expect(m.list.selected()).toBe('id-5')
+    expect(m.list.selected()).toBe('id-10')
     m.press('pagedown')
     m.press('ctrl+u')
     expect(m.list.selected()).toBe('id-10')
