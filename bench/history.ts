@@ -29,7 +29,6 @@ export async function historyBench(
   }
   const rounds = o.quick ? 5 : 21
   const sizes = o.quick ? [1_000, 10_000] : [1_000, 100_000, 1_000_000]
-  const node = times([process.execPath, '-e', ''], {}, rounds)
   const rows: (string | number)[][] = []
   const rates: (string | number)[][] = []
   const asked: string[][] = []
@@ -50,31 +49,31 @@ export async function historyBench(
     const folders = n > MOST_FILES ? undefined : list([], { VMSPOOL_HISTORY_PATH: '/proc/none/history.db' })
     rows.push([
       n.toLocaleString('en-US'),
-      plain.wall,
-      plain.wall - node.wall,
-      plain.cpu - node.cpu,
-      failed.wall - node.wall,
-      named.wall - node.wall,
-      folders === undefined ? '-' : folders.wall - node.wall,
-      (plain.wall - node.wall) / (typeof rows[0]?.[2] === 'number' ? rows[0][2] : plain.wall - node.wall),
+      plain.node,
+      plain.beyond,
+      plain.cpu,
+      failed.beyond,
+      named.beyond,
+      folders?.beyond ?? '-',
+      plain.cpu / (typeof rows[0]?.[3] === 'number' ? rows[0][3] : plain.cpu),
     ])
     asked.push([n.toLocaleString('en-US'), ...questions(root, path, rounds)])
     await rm(root, { recursive: true })
   }
   say(
-    `\n\`vmspool list\` (the newest 50) with finished jobs, the median of ${rounds}; \`node -e ''\` takes ${Math.round(node.wall)} ms here, of which all but the first column are free:\n`,
+    `\n\`vmspool list\` (the newest 50) with finished jobs. Each of ${rounds} rounds starts \`node -e ''\` as well: times are medians beyond its, so is the CPU time:\n`,
   )
   say(
     table(
       [
         'finished jobs',
+        'Node ms',
         'list ms',
-        'beyond Node ms',
         'CPU ms',
         '--state failed ms',
         '--name ms',
         'by the folders ms',
-        'to the first',
+        'CPU to the first',
       ],
       rows,
     ),
@@ -97,33 +96,45 @@ export async function historyBench(
 }
 
 interface Times {
-  /** median, ms */
+  /** median of the command, ms */
   wall: number
-  /** user and system time of one, ms */
+  /** median of `node -e ''`, ms */
+  node: number
+  beyond: number
+  /** user and system time beyond Node's, ms */
   cpu: number
 }
 
+const node = [process.execPath, '-e', '']
+
+/** In turn with Node alone, so that both see the same load of the machine. */
 function times(argv: readonly string[], env: object, rounds: number): Times {
-  const walls: number[] = []
   const options = { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] as ('ignore' | 'pipe')[] }
-  spawnSync(argv[0]!, argv.slice(1), options)
-  for (let i = 0; i < rounds; i++) {
+  const once = (command: readonly string[]): number => {
     const at = performance.now()
-    const r = spawnSync(argv[0]!, argv.slice(1), options)
-    if (r.status !== 0) throw new Error(`${argv.join(' ')} ended with ${r.status}: ${r.stderr}`)
-    walls.push(performance.now() - at)
+    const r = spawnSync(command[0]!, command.slice(1), options)
+    if (r.status !== 0) throw new Error(`${command.join(' ')} ended with ${r.status}: ${r.stderr}`)
+    return performance.now() - at
   }
   // The shell's `times` counts what its children used.
   const loop = `i=0; while [ $i -lt ${rounds} ]; do "$@" >/dev/null 2>&1; i=$((i+1)); done; times`
-  const told = String(spawnSync('bash', ['-c', loop, 'bash', ...argv], options).stdout)
-    .trim()
-    .split('\n')
-    .at(-1)!
-  const cpu = [...told.matchAll(/(\d+)m([\d.]+)s/g)].reduce(
-    (sum, [, m, s]) => sum + 60_000 * Number(m) + 1000 * Number(s),
-    0,
-  )
-  return { wall: percentile(walls, 50), cpu: cpu / rounds }
+  const cpu = (command: readonly string[]): number => {
+    const told = String(spawnSync('bash', ['-c', loop, 'bash', ...command], options).stdout)
+      .trim()
+      .split('\n')
+      .at(-1)!
+    const all = [...told.matchAll(/(\d+)m([\d.]+)s/g)]
+    return all.reduce((sum, [, m, s]) => sum + 60_000 * Number(m) + 1000 * Number(s), 0) / rounds
+  }
+  once(argv)
+  const pairs = Array.from({ length: rounds }, () => [once(node), once(argv)] as const)
+  const [alone, wall] = [0, 1].map((i) =>
+    percentile(
+      pairs.map((p) => p[i]!),
+      50,
+    ),
+  ) as [number, number]
+  return { wall, node: alone, beyond: wall - alone, cpu: cpu(argv) - cpu(node) }
 }
 
 async function rebuild(root: string, path: string): Promise<(string | number)[]> {
