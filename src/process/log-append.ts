@@ -5,54 +5,77 @@ import { join } from 'node:path'
 import { isGone, livePath, type LogFiles } from './log-files.ts'
 import { guardName } from './log-guard.ts'
 
+interface Opened {
+  file: FileHandle
+  close(): Promise<void>
+}
+
 const flags = constants.O_RDWR | constants.O_APPEND
+/** What link(2) says on a file system without second names (vfat, some of FUSE), or of a file of another user. */
+const noLinks = ['EPERM', 'EACCES', 'ENOTSUP', 'EOPNOTSUPP', 'EMLINK', 'ENOSYS']
 
 /**
  * Opens the live file under a second name, which is removed by close(): as long as it is there nobody takes the file for
  * complete, so that what is written to it is not lost when it is rotated in between. The file and its folder are made.
  * MUST be closed soon: who compresses waits for it.
  */
-export async function openLive(f: LogFiles, mode: number): Promise<{ file: FileHandle; close(): Promise<void> }> {
-  const live = livePath(f)
+export async function openLive(f: LogFiles, mode: number): Promise<Opened> {
   const guard = join(f.dir, guardName(f))
   for (let tries = 0; ; tries++) {
     try {
-      await link(live, guard)
+      return (
+        (await openThere(f, guard)) ?? (await openNew(f, guard, mode)) ?? (await openThere(f, guard)) ?? again(tries)
+      )
     } catch (error) {
-      const code = String((error as NodeJS.ErrnoException).code)
-      // A file system without second names (vfat, some of FUSE), or a file of another user: then without.
-      if (['EPERM', 'EACCES', 'ENOTSUP', 'EOPNOTSUPP', 'EMLINK', 'ENOSYS'].includes(code)) {
-        const file = await open(live, flags | constants.O_CREAT, mode)
+      await unlink(guard).catch(() => {})
+      if (noLinks.includes(String((error as NodeJS.ErrnoException).code))) {
+        const file = await open(livePath(f), flags | constants.O_CREAT, mode)
         return { file, close: () => file.close() }
       }
       if (!isGone(error) || tries > 10) throw error
-      await create(f, mode)
-      continue
-    }
-    try {
-      const file = await open(guard, flags)
-      return {
-        file,
-        async close() {
-          await file.close()
-          await unlink(guard).catch(() => {})
-        },
-      }
-    } catch (error) {
-      await unlink(guard).catch(() => {})
-      if (!isGone(error) || tries > 10) throw error
+      await mkdir(f.dir, { recursive: true })
     }
   }
 }
 
-async function create(f: LogFiles, mode: number): Promise<void> {
-  const make = async (): Promise<void> => (await open(livePath(f), flags | constants.O_CREAT, mode)).close()
+function again(tries: number): never {
+  throw Object.assign(new Error('The log comes and goes: other processes rotate it all the time.'), {
+    code: tries > 10 ? 'EBUSY' : 'ENOENT',
+  })
+}
+
+/** undefined when there is no live file */
+async function openThere(f: LogFiles, guard: string): Promise<Opened | undefined> {
   try {
-    await make()
+    await link(livePath(f), guard)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
-    await mkdir(f.dir, { recursive: true })
-    await make()
+    if (isGone(error)) return undefined
+    throw error
+  }
+  return opened(await open(guard, flags), guard)
+}
+
+/** The second name comes first here, so that a new file is never without. undefined when another one made it meanwhile. */
+async function openNew(f: LogFiles, guard: string, mode: number): Promise<Opened | undefined> {
+  const file = await open(guard, flags | constants.O_CREAT | constants.O_EXCL, mode)
+  try {
+    await link(guard, livePath(f))
+    return opened(file, guard)
+  } catch (error) {
+    await file.close()
+    await unlink(guard)
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return undefined
+    throw error
+  }
+}
+
+function opened(file: FileHandle, guard: string): Opened {
+  return {
+    file,
+    async close() {
+      await file.close()
+      await unlink(guard).catch(() => {})
+    },
   }
 }
 

@@ -111,6 +111,8 @@ export function openLogWriter(o: LogWriterOptions): LogWriter {
     const { file, close } = await openLive(files, o.mode ?? 0o640)
     try {
       const { ino, size } = await file.stat()
+      if (first && size > 0) compressInBackground() // what an earlier writer left, when it was killed
+      first = false
       if (ino !== known.ino) known = { ino, size: -1, since: size > 0 ? await firstTime(file) : '' }
       const torn = size > 0 && size !== known.size && (await byteAt(file, size - 1)) !== 10
       known.size = size
@@ -141,8 +143,6 @@ export function openLogWriter(o: LogWriterOptions): LogWriter {
   }
 
   async function drain(): Promise<void> {
-    if (first) compressInBackground() // what an interrupted compression left
-    first = false
     for (let force = false; queue.length > 0; ) {
       try {
         const full = await writeSome(force)

@@ -12,11 +12,11 @@ const writer = openLogWriter({
   },
 })
 const words = 'x'.repeat(Number(pad))
-for (let i = Number(from); i < Number(to); ) {
+for (let i = Number(from), batches = 1; i < Number(to); batches++) {
   let text = ''
   for (let k = 0; k < 50 && i < Number(to); k++, i++) text += `line ${i} ${words}\n`
   await writer.write('stdout', Buffer.from(text))
-  if (i % 500 === 0) {
+  if (batches % 10 === 0) {
     await writer.flush()
     process.stdout.write(`${i - 1}\n`)
   }
