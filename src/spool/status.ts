@@ -91,6 +91,7 @@ export async function statusOf(s: Spool, job: FoundJob): Promise<JobStatus> {
     schema: 1,
     accepted_at: record?.drop.at ?? now,
     ...kept,
+    ...(FINAL[state] ? await lastWord(s, job.name.id) : {}),
     id: job.name.id,
     name: record?.answer ?? kept.name ?? job.name.id,
     kind: record?.kind ?? kept.kind ?? 'convert',
@@ -143,19 +144,26 @@ function agrees(status: JobStatus, job: FoundJob): boolean {
   return FINAL[job.state] !== undefined || job.state === 'committed' || status.epoch === job.name.epoch
 }
 
+/** What a job's result says of its end; it was committed with it, and its agent may have died before it said the same in the status. */
+async function lastWord(s: Spool, id: string): Promise<Partial<JobStatus>> {
+  try {
+    const { bytes } = await s.fs.readFile(join(s.layout.outputJobs, id, 'result.json'), 4 << 20)
+    const r = JSON.parse(bytes.toString('utf8'))
+    const told = {
+      reason: r.error?.message ?? r.summary,
+      started_at: r.started_at,
+      finished_at: r.finished_at,
+      exit_code: r.exit_code,
+      signal: r.signal,
+    }
+    return Object.fromEntries(Object.entries(told).filter(([, value]) => value !== undefined)) as Partial<JobStatus>
+  } catch {
+    return {}
+  }
+}
+
 /** For a final job the status inside its result is the last word: it was committed with it. */
 async function finalOrDerived(s: Spool, job: FoundJob): Promise<JobStatus> {
   const derived = await statusOf(s, job)
-  if (!FINAL[job.state]) return derived
-  try {
-    const { bytes } = await s.fs.readFile(join(s.layout.outputJobs, job.name.id, 'result.json'), 4 << 20)
-    const result = JSON.parse(bytes.toString('utf8'))
-    return {
-      ...derived,
-      reason: result.error?.message ?? derived.reason,
-      finished_at: result.finished_at ?? derived.finished_at,
-    }
-  } catch {
-    return derived
-  }
+  return FINAL[job.state] ? { ...derived, ...(await lastWord(s, job.name.id)) } : derived
 }
