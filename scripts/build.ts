@@ -38,11 +38,15 @@ const oneFile: Plugin = {
       later[`later/${source}`] = `src/${source}.ts`
       return { path: `../later/${source}.js`, external: true }
     })
-    // An import of node:fs makes one of everything in it, node:fs/promises too, which is 2 ms.
+    // An import of node:fs makes one of everything in it, node:fs/promises too, which is 2 ms. Here only what is used is looked at.
     onResolve({ filter: /^node:/ }, ({ path }) => ({ path, namespace: 'builtin' }))
-    onLoad({ filter: /.*/, namespace: 'builtin' }, ({ path }) => ({
-      contents: `module.exports = process.getBuiltinModule('${path}')`,
-    }))
+    onLoad({ filter: /.*/, namespace: 'builtin' }, ({ path }) => {
+      const names = Object.keys(process.getBuiltinModule(path) ?? {}).filter(
+        (n) => /^[A-Za-z_$][\w$]*$/.test(n) && n !== 'default',
+      )
+      const lines = names.map((n) => `export const ${n} = /* @__PURE__ */ (() => builtin.${n})()`)
+      return { contents: `const builtin = process.getBuiltinModule('${path}')\n${lines.join('\n')}` }
+    })
   },
 }
 await build({ ...options, entryPoints: { 'cli/main': 'src/cli/main.ts' }, plugins: [oneFile] })
