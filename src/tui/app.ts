@@ -1,5 +1,5 @@
 /** The screen in ink: lines that were laid out elsewhere, one Text each, and keys by name. */
-import { Box, type Instance, render, Text, useApp, useInput, useWindowSize } from 'ink'
+import { Box, type Instance, render, Text, useApp, useInput, usePaste, useWindowSize } from 'ink'
 import { createElement as h, memo, type ReactElement, useEffect, useSyncExternalStore } from 'react'
 import type { Controller } from './controller.ts'
 import { keysOf } from './keys.ts'
@@ -56,6 +56,8 @@ function App({ controller, changes, style, onSuspend }: AppProps): ReactElement 
   useInput((input, key) => {
     for (const name of keysOf(input, key)) controller.key(name)
   })
+  // What is pasted is text, never keys: there may be a job to be killed in every letter.
+  usePaste((text) => controller.paste(text))
   const lines: ReactElement[] = []
   for (const l of controller.frame({ columns, rows })) lines.push(h(Row, { text: ansi(l, style) }))
   return h(Box, { flexDirection: 'column', width: columns, height: rows, overflow: 'hidden' }, ...lines)

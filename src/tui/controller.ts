@@ -14,6 +14,8 @@ export interface Controller {
   context: Context
   frame(size: Size): Line[]
   key(name: KeyName): void
+  /** for a search; elsewhere it does nothing */
+  paste(text: string): void
   /** replaces all screens */
   reset(first: Screen): void
   close(): void
@@ -188,6 +190,11 @@ export function controller(o: ControllerOptions): Controller {
         else if (said === undefined && name !== 'esc')
           message = `${keyLabel(name)} does nothing here; ? shows the keys.`
       }
+      o.changed()
+    },
+    paste(text) {
+      if (prompt?.kind === 'search') for (const c of text.split('\n')[0]!) keyInSearch(prompt, c)
+      else message = 'Pasted text is no keys: nothing was done.'
       o.changed()
     },
     frame(now) {

@@ -54,6 +54,9 @@ export async function runTui(o: TuiOptions): Promise<number> {
         screen.entered()
       }).catch(end)
     },
+    redraw() {
+      suspendInk?.(() => {}).catch(end)
+    },
   })
 
   const forget = onEnd(stdin, stdout, end)

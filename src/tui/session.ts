@@ -24,6 +24,7 @@ export interface SessionOptions {
   changed(): void
   quit(): void
   suspend(): void
+  redraw(): void
 }
 
 export function session(o: SessionOptions): Controller {
@@ -86,6 +87,7 @@ export function session(o: SessionOptions): Controller {
       { keys: ['3'], what: 'instances', run: () => program.reset(screen(c, 'instances')) },
       { keys: ['i'], what: 'another instance', run: () => chooseInstance(c) },
       { keys: ['p'], what: 'pause or resume the instance', run: () => togglePause(c) },
+      { keys: ['ctrl+l'], what: 'draw the screen anew', run: o.redraw },
       { keys: ['ctrl+z'], what: 'stop the program, for the shell; fg brings it back', run: o.suspend },
       { keys: ['q', 'ctrl+c'], what: 'quit', hint: 'quit', run: o.quit },
     ],

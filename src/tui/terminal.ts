@@ -7,8 +7,8 @@ import { writeSync } from 'node:fs'
 /** Lines that are longer than the screen are cut by it, not continued: one width that we and it count differently harms one line only. */
 const noWrap = '\u001b[?7l'
 const wrapAgain = '\u001b[?7h'
-/** Colours off, the other screen left, the cursor shown. */
-const leave = '\u001b[0m\u001b[?1049l\u001b[?25h'
+/** Colours off, pasted text unmarked, the other screen left, the cursor shown. */
+const leave = '\u001b[0m\u001b[?2004l\u001b[?1049l\u001b[?25h'
 
 export interface Terminal {
   /** call when the other screen was entered, at the beginning and after a stop */

@@ -22,6 +22,7 @@ export async function keyTables(): Promise<Map<string, string[]>> {
     changed() {},
     quit() {},
     suspend() {},
+    redraw() {},
   })
   const frame = (): string[] =>
     program.frame({ columns: 200, rows: 60 }).map((l) =>

@@ -102,6 +102,7 @@ test('jobs come, run, are looked at, followed, stopped, cancelled and run again;
   await p.type('p')
   await p.sees('is paused: no more jobs are claimed')
   expect(await readdir(b.layout.control)).toContain('pause')
+  await p.sees(`${b.instance}: PAUSED`)
   await drop(b, 'waits', ['true'])
   await p.sees(/^. waits +command +queued/m)
   await p.keys('g')

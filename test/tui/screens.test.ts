@@ -90,13 +90,13 @@ describe('the list of jobs', () => {
     const root = join(dir.path, 's')
     await sampler(root)
     await using p = await tui(dir.path, root)
-    const screen = await p.sees('5 jobs, 1 running, 1 waiting, 1 failed')
+    const screen = await p.sees('NO AGENT, 5 jobs, 1 running, 1 waiting')
     expect(
       lines(screen)
         .slice(0, 7)
         .map((l) => l.replace(/\d+d\d+h/, (age) => 'AGE'.padStart(age.length))),
     ).toEqual([
-      ' vmspool v0.1.0 [Filter: All]   default: 5 jobs, 1 running, 1 waiting, 1 failed',
+      ' vmspool v0.1.0 [Filter: All]  default: NO AGENT, 5 jobs, 1 running, 1 waiting,…',
       '  NAME                  STATUS          AGE  COMMAND OR PROGRESS',
       '> evil�[2J�name         running         AGE  ████░░░░  52 % 220 MiB/s 10 s left…',
       '  仮想マシン-🚀-e\u0301te\u0301     queued          AGE  waiting for job old',

@@ -3,8 +3,11 @@
  * when its job is on the screen or something happened to it, and at most so many a second. Listing the folders is the truth behind
  * that, the less often the longer it takes.
  */
+import { indexedJobs } from '../../client/history.ts'
+import { watchAgents } from '../../client/liveness.ts'
 import { type JobStateName, type JobStatus, jobIds, settled, statusOf } from '../../client/status.ts'
 import type { Place } from '../../client/place.ts'
+import { isPaused } from '../../spool/control.ts'
 import { endOfEvents, type EventsPosition, readEvents } from '../../spool/events.ts'
 import { type FoundJob, listJobs as listFolders, locate } from '../../spool/find.ts'
 import { statusOf as foldersStatus } from '../../spool/status.ts'
@@ -18,7 +21,10 @@ export interface Jobs {
   status(id: string): JobStatus | undefined
   /** rises with each change of a job */
   version(): number
-  counts(): { known: number; read: number; notShown: number }
+  /** `more`: older ones are left out */
+  counts(): { known: number; read: number; more: boolean }
+  /** whether the instance is paused, and whether an agent lives that could take what waits */
+  agents(): { paused: boolean; alive: boolean }
   /** what is on the screen: read first, and again as long as it is not over */
   wish(ids: readonly string[]): void
   /** something was done to this job */
@@ -50,7 +56,8 @@ export function jobsOf(place: Place, o: { changed(): void; failed(error: unknown
   let order: readonly string[] = []
   let orderIsOld = false
   let read = 0
-  let notShown = 0
+  let more = false
+  let agents = { paused: false, alive: true }
   let version = 0
   let wished: readonly string[] = []
   const urgent = new Set<string>()
@@ -91,10 +98,10 @@ export function jobsOf(place: Place, o: { changed(): void; failed(error: unknown
   async function list(): Promise<void> {
     const start = performance.now()
     const found = await foldersNow()
-    const ids = await jobIds(place)
-    const kept = new Set(ids.slice(-mostKept))
+    const ids = await newestIds()
+    const kept = new Set(ids.slice(0, mostKept))
     for (const id of found.keys()) if (kept.size < 2 * mostKept) kept.add(id)
-    notShown = ids.length - Math.min(ids.length, mostKept)
+    more = ids.length > mostKept
     folders = found
     for (const id of statuses.keys()) if (!kept.has(id)) remove(id)
     // Newest first, so that they are read first.
@@ -105,6 +112,26 @@ export function jobsOf(place: Place, o: { changed(): void; failed(error: unknown
     await settle()
     listed = { at: performance.now(), cost: performance.now() - start }
     note()
+  }
+
+  /** Newest first, at least so many as are kept: from the index of finished jobs where there is one, else all that there are. */
+  async function newestIds(): Promise<string[]> {
+    const index = await indexedJobs(place, {})
+    if (index !== undefined) {
+      try {
+        const ids: string[] = []
+        while (ids.length <= mostKept) {
+          const next = index.candidates.next()
+          if (next.done) break
+          ids.push(next.value.id)
+        }
+        await index.close()
+        return ids
+      } catch {
+        await index.close().catch(() => {}) // it was changed meanwhile, or is damaged
+      }
+    }
+    return (await jobIds(place)).reverse()
   }
 
   /** A status that says "running" while no folder has the job among those that run was left behind: its job is over, or gone. */
@@ -137,6 +164,16 @@ export function jobsOf(place: Place, o: { changed(): void; failed(error: unknown
   }
 
   const listAgain = oneAtATime(list, o.failed, () => pump())
+
+  const watcher = watchAgents(place, place.config.lease.timeout)
+  async function lookAtAgents(): Promise<void> {
+    const paused = await isPaused(place.spool)
+    // Of another host's agent it takes a while to tell: until then it counts as alive.
+    const now = { paused, alive: (await watcher.look()).some((a) => a.state !== 'dead') }
+    if (now.paused !== agents.paused || now.alive !== agents.alive) o.changed()
+    agents = now
+  }
+  const agentsAgain = oneAtATime(lookAtAgents, o.failed)
 
   async function tail(): Promise<void> {
     if (position === undefined) return
@@ -201,6 +238,7 @@ export function jobsOf(place: Place, o: { changed(): void; failed(error: unknown
       if (statuses.has(id) && (s === undefined || !final.has(s.state))) urgent.add(id)
     }
     tailSoon()
+    agentsAgain()
     o.changed() // ages go on
     if (performance.now() - listed.at > Math.max(listEveryMs, listShare * listed.cost)) listAgain()
     pump()
@@ -216,7 +254,8 @@ export function jobsOf(place: Place, o: { changed(): void; failed(error: unknown
     },
     status: (id) => statuses.get(id),
     version: () => version,
-    counts: () => ({ known: statuses.size, read, notShown }),
+    counts: () => ({ known: statuses.size, read, more }),
+    agents: () => agents,
     wish(ids) {
       wished = ids
       for (const id of ids) if (statuses.has(id) && statuses.get(id) === undefined && backlog.has(id)) urgent.add(id)
@@ -238,8 +277,10 @@ export function jobsOf(place: Place, o: { changed(): void; failed(error: unknown
         .finally(() => {
           if (!stopped) listAgain()
         })
+      agentsAgain()
       tick = setInterval(onTick, tickMs)
       unwatch = [
+        watchFolder(place.layout.control, agentsAgain),
         watchFolder(place.layout.daemon, (name) => {
           if (name === '' || name === 'events.jsonl') tailSoon()
         }),

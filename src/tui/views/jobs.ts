@@ -159,19 +159,20 @@ export function jobsScreen(c: Context): JobsScreen {
         : line(` sort: ${order.label} ${order.down !== turned ? c.glyphs.down : c.glyphs.up}`)),
     ],
     aside() {
-      const { known, read, notShown } = jobs.counts()
+      const { known, read, more } = jobs.counts()
+      const { paused, alive } = jobs.agents()
       const n = now()
-      const loading =
-        read < known
-          ? `${read} of ${known} read`
-          : `${known}${notShown > 0 ? ` of ${known + notShown}` : ''} job${known === 1 ? '' : 's'}`
+      const jobsText = `${known}${more ? ' newest' : ''} job${known === 1 ? '' : 's'}`
+      const loading = read < known ? `${read} of ${known} read` : jobsText
       const some = [
         [n.running, 'running'],
         [n.waiting, 'waiting'],
         [n.failed, 'failed'],
       ] as const
       const texts = some.filter(([count]) => count > 0).map(([count, what]) => `${count} ${what}`)
-      return line(`${[`${c.place().instance}: ${loading}`, ...texts].join(', ')} `)
+      // That nobody works what waits is worth more than how much there is.
+      const first = [paused ? 'PAUSED' : '', n.waiting > 0 && !alive ? 'NO AGENT' : ''].filter((t) => t !== '')
+      return line(`${c.place().instance}: ${[...first, loading, ...texts].join(', ')} `)
     },
     show() {
       if (started) return c.changed()

@@ -1,5 +1,5 @@
 /** A job's log: its last lines, followed while the job runs. */
-import { isFinal, type JobStatus, statusOf } from '../../client/status.ts'
+import { type JobStatus, statusOf } from '../../client/status.ts'
 import { readPieces } from '../../client/logs.ts'
 import { slice, width } from '../../text/width.ts'
 import { logLines, type LogLine } from '../data/log-lines.ts'
@@ -9,6 +9,7 @@ import type { Context, Screen } from '../screen.ts'
 import { scroll } from '../scroll.ts'
 
 const mostLines = 10_000
+const statusMs = 1000
 /** Columns of one step to the side. */
 const step = 8
 /** Says without colours which stream a line is from. */
@@ -24,6 +25,7 @@ export function logScreen(c: Context, job: JobStatus): Screen {
   let origin = { top: 0, follow: true, side: 0 }
   let top = 0
   let dropped = 0
+  let timer: NodeJS.Timeout | undefined
   let reading: AbortController | undefined
   const changed = soon(50, c.changed)
   const text = scroll({
@@ -47,6 +49,15 @@ export function logScreen(c: Context, job: JobStatus): Screen {
     c.changed()
   }
 
+  function lookAtStatus(): void {
+    if (ended) return
+    statusOf(c.place(), job.id).then((now) => {
+      if (now === undefined || now.state === status.state) return
+      status = now
+      c.changed()
+    }, c.fail)
+  }
+
   function move(top: number): void {
     text.to(top)
     c.changed()
@@ -57,9 +68,8 @@ export function logScreen(c: Context, job: JobStatus): Screen {
     title: () => [{ text: ' Log ', paint: 'bold' }, ...line(`${status.name}  ${status.id}`)],
     aside() {
       const n = lines.length()
-      const what = ended || isFinal(status) ? status.state : 'running'
       const last = lines.dropped() > 0 ? `, the last ${n} lines` : `, ${n} line${n === 1 ? '' : 's'}`
-      return line(`${what}${last}  follow: ${follow ? 'on' : 'off'}${side > 0 ? `  +${side}` : ''} `)
+      return line(`${status.state}${last}  follow: ${follow ? 'on' : 'off'}${side > 0 ? `  +${side}` : ''} `)
     },
     show() {
       lines = logLines(mostLines)
@@ -67,12 +77,14 @@ export function logScreen(c: Context, job: JobStatus): Screen {
       ended = false
       reading = new AbortController()
       const { signal } = reading
+      timer = setInterval(lookAtStatus, statusMs)
       read(signal).catch((error) => {
         if (!signal.aborted) c.fail(error)
       })
     },
     hide() {
       changed.stop()
+      clearInterval(timer)
       reading?.abort(new Error('closed'))
     },
     body({ columns, rows }) {
