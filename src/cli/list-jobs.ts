@@ -1,5 +1,6 @@
 /** What `vmspool list` does, however its options were read. */
 import { describe, percentOf, statePaint } from '../client/describe.ts'
+import type { View } from '../client/place.ts'
 import { jobStates, type JobStateName } from '../client/status.ts'
 import type { GhostWord } from '../spool/ghost.ts'
 import type { JobStatus } from '../spool/index.ts'
@@ -68,6 +69,7 @@ export async function list(o: ListOptions): Promise<void> {
   const limit = o.limit === 0 ? Number.POSITIVE_INFINITY : o.limit
   const asked = o.state ?? o.status
   const found: JobStatus[] = []
+  const unindexed: { place: View; jobs: number }[] = []
   for (const place of batch === undefined ? all : [batch.place])
     found.push(
       ...(await listJobs(place, {
@@ -76,6 +78,7 @@ export async function list(o: ListOptions): Promise<void> {
         ...(o.name === undefined ? {} : { name: o.name }),
         ...(batch === undefined ? {} : { parent: batch.status.id }),
         limit: limit + 1,
+        onUnindexed: (jobs) => unindexed.push({ place, jobs }),
       })),
     )
   if (all.length > 1) found.sort((a, b) => (a.id < b.id ? 1 : -1))
@@ -92,6 +95,9 @@ export async function list(o: ListOptions): Promise<void> {
   }
   if (found.length > shown.length && o.output === 'table')
     say(`More jobs than the ${limit} shown: see --limit and --state.`)
+  // What is shown is shown; the next list is to be faster.
+  const { indexAlong } = await import('../client/history.ts')
+  for (const { place, jobs } of unindexed) await indexAlong(place, jobs)
 }
 
 /** Our words for states, and Ghost's. */

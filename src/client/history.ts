@@ -164,7 +164,7 @@ async function forget(place: View, path: string, spool: SpoolRow, gone: Iterable
   })
 }
 
-/** Fills the index, a bit with each list of a spool that it does not cover yet and that is large enough to need one. */
+/** Fills the index, a bit after each list of a spool that it does not cover yet and that is large enough to need one. */
 export async function indexAlong(place: View, jobs: number): Promise<void> {
   if (jobs < 500) return
   const { catchUp } = await import('../history/catch-up.ts')

@@ -158,12 +158,14 @@ export interface ListFilter {
   parent?: string
   /** at most this many, the newest */
   limit?: number
+  /** called when there was no index to ask, with the number of jobs that were looked at instead (see indexAlong) */
+  onUnindexed?: (jobs: number) => void
 }
 
 /** Statuses of jobs, newest first. Reads one small file per job it looks at, and with an index (docs/history.md) looks at few more than it returns. */
 export async function listJobs(place: View, asked: ListFilter = {}): Promise<JobStatus[]> {
   const filter = asked.words === undefined ? asked : withWords(asked, asked.words)
-  const { indexAlong, indexedJobs } = await import('./history.ts')
+  const { indexedJobs } = await import('./history.ts')
   const index = await indexedJobs(place, filter)
   if (index !== undefined) {
     try {
@@ -180,7 +182,7 @@ export async function listJobs(place: View, asked: ListFilter = {}): Promise<Job
   const begin = filter.parent === undefined ? '' : childPrefix(filter.parent)
   const ids = all.filter((id) => id.startsWith(begin))
   const found = await listFrom(filter, ids.values(), (id) => currentStatus(place, id, folders.get(id)))
-  await indexAlong(place, all.length)
+  asked.onUnindexed?.(all.length)
   return found
 }
 
