@@ -20,6 +20,8 @@ import {
 
 interface Waiting {
   record: JobRecord
+  /** also when the agent drains: a run that ends well then must not be run again for want of the one that follows it */
+  always: boolean
   signal: AbortSignal
   resolve(): void
   reject(error: unknown): void
@@ -28,10 +30,12 @@ interface Waiting {
 export interface Batches {
   /** what the handler of this claim works with; `aborted` tells why the attempt is to stop, and may change from a cancel to a drain */
   familyOf(claim: Claim, signal: AbortSignal, aborted: () => AbortReason | undefined): Family
+  /** Accepts the next run of a job that repeats; as {@link Family.submit}, and also while the agent drains. */
+  make(record: JobRecord, signal: AbortSignal): Promise<void>
   /** Accepts what batches wait for. Called by the intake's round alone: accepting must not overlap with its recovery. */
   accept(o: IntakeOptions): Promise<Accepted[]>
-  /** refuses what waits: the agent begins nothing any more */
-  refuse(why: string): void
+  /** refuses what waits: the agent begins nothing any more. `all`: it may not accept anything at all */
+  refuse(why: string, all: boolean): void
   /** a job of this batch ended, or the batch is to stop */
   wake(parent: string): void
 }
@@ -42,6 +46,13 @@ const AT_ONCE = 256
 export function createBatches(spool: Spool, kickIntake: () => void): Batches {
   let waiting: Waiting[] = []
   const sleepers = new Map<string, () => void>()
+  const submit = (record: JobRecord, signal: AbortSignal, always: boolean): Promise<void> => {
+    signal.throwIfAborted()
+    return new Promise((resolve, reject) => {
+      waiting.push({ record, signal, always, resolve, reject })
+      kickIntake()
+    })
+  }
 
   return {
     familyOf(claim, signal, aborted) {
@@ -54,13 +65,7 @@ export function createBatches(spool: Spool, kickIntake: () => void): Batches {
         existing: (ids) => existingJobs(spool, ids),
         look: (job) => look(spool, job),
         cancel: (job, by) => requestCancel(spool, job, by),
-        submit: (record) => {
-          signal.throwIfAborted()
-          return new Promise((resolve, reject) => {
-            waiting.push({ record, signal, resolve, reject })
-            kickIntake()
-          })
-        },
+        submit: (record) => submit(record, signal, false),
         wait: (ms) =>
           new Promise((resolve) => {
             const end = (): void => {
@@ -75,6 +80,7 @@ export function createBatches(spool: Spool, kickIntake: () => void): Batches {
           }),
       }
     },
+    make: (record, signal) => submit(record, signal, true),
     async accept(o) {
       const batch = waiting.slice(0, AT_ONCE)
       waiting = waiting.slice(AT_ONCE)
@@ -99,8 +105,10 @@ export function createBatches(spool: Spool, kickIntake: () => void): Batches {
       })
       return accepted
     },
-    refuse(why) {
-      for (const w of waiting.splice(0)) w.reject(new Error(why))
+    refuse(why, all) {
+      const refused = waiting.filter((w) => all || !w.always)
+      waiting = waiting.filter((w) => !refused.includes(w))
+      for (const w of refused) w.reject(new Error(why))
     },
     wake: (parent) => sleepers.get(parent)?.(),
   }

@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { batchSuffix } from '../manifest/index.ts'
 import {
   type Accepted,
+  type Claim,
   dependenciesText,
   endWaiting,
   errno,
@@ -34,6 +35,8 @@ export interface DependencyEvents {
   /** it is about to wait for an agent (new/), or for its own time (held/) */
   releasing(name: JobName, dueMs: number | undefined): Promise<void>
   released(name: JobName): void
+  /** before its end is committed */
+  ending?(c: Claim): Promise<unknown>
   ended(name: JobName, record: JobRecord, how: Unrun): void
   /** what it waits for, in words; false: not told yet */
   say(name: JobName, waitingOn: string): Promise<void>
@@ -301,7 +304,7 @@ export function createDependencies(s: Spool, on: DependencyEvents): Dependencies
   async function end(w: Waiter, how: Unrun): Promise<void> {
     on.reserve(w.name.id, true)
     try {
-      const record = await endWaiting(s, w.name, how)
+      const record = await endWaiting(s, w.name, how, on.ending)
       leave(w)
       if (record) on.ended(w.name, record, how)
     } finally {

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { type JobName, type JobStatus, statusOf } from '../spool/index.ts'
 import type { DependencyEvents } from './dependencies.ts'
 import type { StatusWriter } from './job-status.ts'
+import { nextOfUnrun } from './repeat.ts'
 import { type Agent, heldBecause } from './state.ts'
 import { iso } from './status-fields.ts'
 
@@ -32,6 +33,7 @@ export function dependencyEvents(agent: () => Agent, status: StatusWriter): Depe
       a.plan?.add(name)
       a.dispatch()
     },
+    ending: (c) => nextOfUnrun(agent())(c),
     ended(name, record, how) {
       const a = agent()
       a.log.warn(`job.${how.outcome}`, { job: name.id, name: record.answer, code: how.code, reason: how.message })

@@ -3,6 +3,7 @@ import { parseManifest } from '../manifest/index.ts'
 import { handlers } from '../jobs/registry.ts'
 import { type Accepted, dependenciesOf, heldFor, type IntakeOptions, takeAndAccept } from '../spool/index.ts'
 import type { StatusWriter } from './job-status.ts'
+import { firstRun } from './repeat.ts'
 import type { Scheduler } from './scheduler.ts'
 import { type Agent, heldBecause } from './state.ts'
 import { baseStatus, iso } from './status-fields.ts'
@@ -14,7 +15,10 @@ function optionsOf(a: Agent): IntakeOptions {
   const c = a.config.intake
   return {
     parse: (bytes, fileName) =>
-      parseManifest(bytes, { fileName, maxBytes: c.max_manifest_bytes, dropDir: a.spool.layout.queue }),
+      firstRun(
+        parseManifest(bytes, { fileName, maxBytes: c.max_manifest_bytes, dropDir: a.spool.layout.queue }),
+        Date.now(),
+      ),
     knownKinds: new Set(handlers.keys()),
     batch: c.batch,
     settings: {
@@ -34,13 +38,13 @@ function optionsOf(a: Agent): IntakeOptions {
 
 export function intakeRound(a: Agent, scheduler: Scheduler, status: StatusWriter): () => Promise<number | undefined> {
   return async () => {
-    if (a.fenced || a.draining || !a.spool.owner) {
-      a.batches.refuse('The agent takes nothing in just now.')
-      return undefined
-    }
+    const unable = a.fenced || !a.spool.owner
+    if (unable || a.draining) a.batches.refuse('The agent takes nothing in just now.', unable)
+    if (unable) return undefined
     const options = optionsOf(a)
     const children = await a.batches.accept(options)
     for (const job of children) announce(a, scheduler, status, job)
+    if (a.draining) return undefined
     const round = await takeAndAccept(a.spool, options)
     for (const job of round.accepted) announce(a, scheduler, status, job)
     if (round.accepted.length + children.length > 0) a.dispatch()

@@ -19,6 +19,7 @@ import { openJobLog, type JobLog } from './job-log.ts'
 import type { StatusWriter } from './job-status.ts'
 import { keeping, keptFor } from './kept.ts'
 import { progressMeter } from './progress.ts'
+import { endSeries, makeNextRun, nextOfUnrun } from './repeat.ts'
 import type { Agent, RunningJob } from './state.ts'
 import { claimStatus, iso } from './status-fields.ts'
 import { type Failure, judge } from './verdict.ts'
@@ -54,7 +55,7 @@ export async function runClaim(a: Agent, deps: RunnerDeps, claim: Claim, weight:
       a.publish()
       return
     }
-    if (await endDecided(a.spool, claim)) {
+    if (await endDecided(a.spool, claim, nextOfUnrun(a))) {
       a.publish()
       return
     }
@@ -159,7 +160,8 @@ async function attempt(a: Agent, deps: RunnerDeps, claim: Claim, weight: number)
   ): Promise<void> => {
     const { children, process } = job.progress
     const told = { ...(children ? { children } : {}), ...process, ...status }
-    return end(a, deps, claim, log, { outcome: o, extra, status: told, error, started_at, duration_ms, started })
+    const { signal } = controller
+    return end(a, deps, claim, log, { outcome: o, extra, status: told, error, started_at, duration_ms, signal })
   }
   if (outcome) {
     const bytes = outcome.artifacts?.reduce((n, x) => n + (x.size_bytes ?? 0), 0) ?? 0
@@ -320,10 +322,15 @@ async function end(
     error: Failure | undefined
     started_at: string
     duration_ms: number
-    started: number
+    signal: AbortSignal
   },
 ): Promise<void> {
   const { name, record } = claim
+  const goesOn = o.outcome === 'done' || o.outcome === 'failed'
+  const startedMs = Date.parse(o.started_at)
+  const next = goesOn ? await leaving(a, () => makeNextRun(a, claim, { startedMs, signal: o.signal })) : undefined
+  if (!goesOn) await leaving(a, () => endSeries(a, claim))
+  if (next) log.write('agent', `the next run is job ${next.job}, due at ${next.at}`)
   const finished_at = iso()
   const state = o.outcome === 'done' ? 'succeeded' : o.outcome
   const base = claimStatus(claim)
@@ -343,6 +350,7 @@ async function end(
     owner: a.spool.owner?.id,
     ...(record.diagnostics.length > 0 ? { diagnostics: record.diagnostics } : {}),
     ...kept?.result,
+    ...(next ? { next_run: next } : {}),
     ...(o.error
       ? {
           error: {

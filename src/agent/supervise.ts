@@ -10,7 +10,9 @@ import {
   processCancels,
   promoteDue,
   publishCommitted,
+  readSuccessor,
   reapDead,
+  requestCancel,
   retain,
   settleAllStarted,
   startOwner,
@@ -19,6 +21,7 @@ import {
 } from '../spool/index.ts'
 import { carries } from './carried.ts'
 import { agentGone, endEarlier } from './children.ts'
+import { nextOfUnrun } from './repeat.ts'
 import type { Finished } from './runner.ts'
 import type { Scheduler } from './scheduler.ts'
 import type { Agent } from './state.ts'
@@ -73,7 +76,7 @@ export async function reapRound(
   lookForCarried: () => void,
 ): Promise<void> {
   if (a.fenced || !a.spool.owner) return
-  const r = await reapDead(a.spool)
+  const r = await reapAll(a)
   if (r.deadOwners.length === 0) return
   for (const owner of r.deadOwners) a.log.warn('owner.dead', { owner })
   for (const name of r.reaped) {
@@ -90,6 +93,21 @@ export async function reapRound(
   // Also of jobs that another host goes on with: their children here work for nobody. A child may take its time to end.
   for (const { id } of [...r.reaped, ...r.givenUp]) {
     endLeftOvers(a, id).catch((error) => a.log.error('job.leftover-stays', { job: id, error }))
+  }
+}
+
+async function reapAll(a: Agent): ReturnType<typeof reapDead> {
+  const reserved: string[] = []
+  const next = nextOfUnrun(a)
+  try {
+    return await reapDead(a.spool, (c) => {
+      // A heartbeat must not take it for a claim that was forgotten.
+      a.inFlight.add(c.name.id)
+      reserved.push(c.name.id)
+      return next(c)
+    })
+  } finally {
+    for (const id of reserved) a.inFlight.delete(id)
   }
 }
 
@@ -151,6 +169,11 @@ async function cancelRound(a: Agent, scheduler: Scheduler): Promise<JobName[]> {
       a.running.get(id)?.abort({ kind: 'cancel', message: `The job was cancelled by ${by}.`, by, force })
   }
   abortRunning()
+  for (const { id, by } of requests) {
+    // Its run may have made the next one already: to cancel a run is to end its series.
+    const next = await readSuccessor(a.spool, id)
+    if (next) await requestCancel(a.spool, next.id, by)
+  }
   const reserved = new Set<string>()
   try {
     return await processCancels(a.spool, {

@@ -48,7 +48,13 @@ export async function retryJob(
   }
   if (o.from !== undefined) await checkFrom(place, status, record.kind, o.from)
   const own = record.manifest as Record<string, unknown>
-  const { retry_from: _before, ...same } = record.kind === 'batch' ? await repeatedBatch(place, status, own) : own
+  // Once more, now: its series goes on by itself.
+  const {
+    retry_from: _before,
+    repeat: _repeat,
+    not_before: _due,
+    ...same
+  } = record.kind === 'batch' ? await repeatedBatch(place, status, own) : own
   const manifest = { ...same, retry_of: status.id, ...(o.from === undefined ? {} : { retry_from: o.from }) }
   // A large batch is dropped as small as it can be: a manifest has its limit.
   const bytes = Buffer.from(`${JSON.stringify(manifest, null, record.kind === 'batch' ? 0 : 2)}\n`)

@@ -73,6 +73,11 @@ export async function childRecord(
       diagnostics,
       `The manifest of "${vm.id}" (${read.file}) is a batch itself; batches do not nest. Drop it by itself.`,
     )
+  if (manifest.repeat !== undefined)
+    return rejected(
+      diagnostics,
+      `"${vm.id}" has "repeat", and a VM of a batch runs once. Write it into the batch: then all of it repeats.`,
+    )
   const answer = hasName(manifest) ? (answerNameOf(manifest) ?? plain) : plain
   const other = otherOf(answer)
   if (other !== undefined)

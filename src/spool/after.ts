@@ -6,7 +6,7 @@ import { ensureDurableDir, move } from './moves.ts'
 import { type JobName, type Outcome, renamed, ULID } from './names.ts'
 import { type JobRecord, readRecord } from './record.ts'
 import { randomHex, type Spool } from './spool.ts'
-import { commitUnrun } from './unrun.ts'
+import { commitUnrun, type Ending } from './unrun.ts'
 
 /** A job to wait for, and how it must have ended. Anything but success is a failure. */
 export interface Dependency {
@@ -65,7 +65,7 @@ export async function releaseWaiting(s: Spool, name: JobName, dueMs?: number): P
  * finds the claim would run it.
  * @returns its record, or undefined when somebody else has it now
  */
-export async function endWaiting(s: Spool, name: JobName, how: Unrun): Promise<JobRecord | undefined> {
+export async function endWaiting(s: Spool, name: JobName, how: Unrun, ending?: Ending): Promise<JobRecord | undefined> {
   const from = join(s.layout.held, name.file)
   try {
     await readRecord(s, from)
@@ -78,14 +78,17 @@ export async function endWaiting(s: Spool, name: JobName, how: Unrun): Promise<J
   if (!(await takeOver(s, from, plain))) return undefined
   const c = await openClaim(s, plain)
   if (!c) return undefined
+  await ending?.(c)
   return (await commitUnrun(s, c, how.outcome, { ...how, attempt: 0 })) === 'committed' ? c.record : undefined
 }
 
 /** Of a claimed job: whether it was decided, before an agent died, that it must not run. Then that is committed. */
-export async function endDecided(s: Spool, c: Claim): Promise<Unrun | undefined> {
+export async function endDecided(s: Spool, c: Claim, ending?: Ending): Promise<Unrun | undefined> {
   if (dependenciesOf(c.record).length === 0) return undefined
   const how = await readNote<Unrun>(s, c.name.id, UNRUN)
-  if (how) await commitUnrun(s, c, how.outcome, { ...how, attempt: 0 })
+  if (!how) return undefined
+  await ending?.(c)
+  await commitUnrun(s, c, how.outcome, { ...how, attempt: 0 })
   return how
 }
 

@@ -6,7 +6,7 @@ import { move, namesIn, removeFile } from './moves.ts'
 import { type JobName, parseJobName, renamed } from './names.ts'
 import { deadOwners, me } from './owner.ts'
 import { randomHex, type Spool } from './spool.ts'
-import { commitUnrun } from './unrun.ts'
+import { commitUnrun, type Ending } from './unrun.ts'
 
 export interface Reaped {
   deadOwners: string[]
@@ -21,13 +21,13 @@ export interface Reaped {
  * Takes over from every owner that is dead. The order is the fence: .old/<dead> first, so that it can move no answer any
  * more; then intake/<dead>, so that it can accept nothing; then its claims. Many may try at once: each rename has one winner.
  */
-export async function reapDead(s: Spool): Promise<Reaped> {
+export async function reapDead(s: Spool, ending?: Ending): Promise<Reaped> {
   const out: Reaped = { deadOwners: await deadOwners(s), takenOver: 0, reaped: [], givenUp: [] }
-  for (const owner of out.deadOwners) await reapOwner(s, owner, out)
+  for (const owner of out.deadOwners) await reapOwner(s, owner, out, ending)
   return out
 }
 
-async function reapOwner(s: Spool, dead: string, out: Reaped): Promise<void> {
+async function reapOwner(s: Spool, dead: string, out: Reaped, ending: Ending | undefined): Promise<void> {
   const l = s.layout
   const mine = me(s).id
   const part = `t-${randomHex(s)}`
@@ -43,7 +43,7 @@ async function reapOwner(s: Spool, dead: string, out: Reaped): Promise<void> {
   for (let round = 0; round < 100; round++) {
     for (const file of await namesIn(s, claimed, true)) {
       const name = parseJobName(file)
-      if (name) await reapJob(s, claimed, name, out)
+      if (name) await reapJob(s, claimed, name, out, ending)
       else await move(s, join(claimed, file), join(l.rejected, `${dead}--${file}`)) // no job of ours: kept, out of the way
     }
     await s.sync(l.new)
@@ -60,7 +60,13 @@ async function reapOwner(s: Spool, dead: string, out: Reaped): Promise<void> {
   s.observed.delete(dead)
 }
 
-async function reapJob(s: Spool, claimed: string, name: JobName, out: Reaped): Promise<void> {
+async function reapJob(
+  s: Spool,
+  claimed: string,
+  name: JobName,
+  out: Reaped,
+  ending: Ending | undefined,
+): Promise<void> {
   const next = renamed(name, { epoch: name.epoch + 1, crashes: name.crashes + 1 })
   const from = join(claimed, name.file)
   if (name.ticket === 0) {
@@ -77,14 +83,15 @@ async function reapJob(s: Spool, claimed: string, name: JobName, out: Reaped): P
   const mine = join(s.layout.claimed, me(s).id)
   if (!(await move(s, from, join(mine, next.file)))) return
   await s.sync(mine)
-  await giveUp(s, next)
+  await giveUp(s, next, ending)
   out.givenUp.push(next)
 }
 
 /** Commits a claimed job as failed because the agents that ran it kept dying. */
-async function giveUp(s: Spool, name: JobName): Promise<void> {
+async function giveUp(s: Spool, name: JobName, ending: Ending | undefined): Promise<void> {
   const c = await openClaim(s, name)
   if (!c) return
+  await ending?.(c)
   const message =
     `The agent that ran this job died ${name.crashes} times, which is more than max_crashes (${s.maxCrashes}) allows. ` +
     `Read the agent's journal around these times, then run: vmspool retry ${name.id}`

@@ -143,6 +143,10 @@ export const resultSchema = z
       .looseObject({ steps: z.array(z.string()), bytes, until: time.optional() })
       .optional()
       .meta({ description: 'Of a failed job: finished work that `vmspool retry` goes on from.' }),
+    next_run: z
+      .looseObject({ job: ulid, at: time })
+      .optional()
+      .meta({ description: 'Of a job that repeats: the run that follows, and when it is due.' }),
     diagnostics: z.array(diagnostic).optional().meta({ description: 'What was wrong with a rejected manifest.' }),
   })
   .meta({ title: 'Result of a job' })

@@ -28,13 +28,15 @@ export async function readSuccessor(s: Spool, run: string): Promise<Successor | 
 
 /**
  * Fixes the successor of a run, durably: with this due time, unless another attempt was faster. The time in its id is the one at which it
- * is due, so by their ids the runs stand among other jobs as they run.
+ * is due, so by their ids the runs stand among other jobs as they run. `mine`: this call fixed it, so nobody can have made it yet.
  */
-export async function fixSuccessor(s: Spool, run: string, dueMs: number): Promise<Successor> {
+export async function fixSuccessor(s: Spool, run: string, dueMs: number): Promise<Successor & { mine: boolean }> {
+  let own: string | undefined
   const there = await readSuccessor(s, run)
   const parent = join(s.layout.work, run)
   if (!there) {
     const mine: Successor = { id: ulidMaker(() => dueMs, s.random)(), due_ms: dueMs }
+    own = mine.id
     const temp = join(parent, `.${NEXT}.${randomHex(s, 4)}.tmp`)
     await ensureDurableDir(s, parent)
     await s.fs.mkdir(temp, 0o750)
@@ -51,5 +53,5 @@ export async function fixSuccessor(s: Spool, run: string, dueMs: number): Promis
   await s.sync(parent)
   const fixed = await readSuccessor(s, run)
   if (!fixed) throw Object.assign(new Error(`The next run after ${run} could not be written down.`), { code: 'ENOENT' })
-  return fixed
+  return { ...fixed, mine: fixed.id === own }
 }

@@ -5,6 +5,9 @@ import type { Outcome } from './names.ts'
 import { familyFields } from './record.ts'
 import type { Spool } from './spool.ts'
 
+/** What has to be done before a job is committed that no handler ends: the run that follows it is made. */
+export type Ending = (c: Claim) => Promise<unknown>
+
 /** Commits a claim that was not run, with the reason as its error, its result and its last status. */
 export function commitUnrun(
   s: Spool,

@@ -1,6 +1,6 @@
 /** Agents and clients of the simulation. An agent runs the real protocol in three loops, as src/agent does. */
 import { answerText, diskText } from './answers.ts'
-import { attemptBatch, childCount, nursery } from './batch.ts'
+import { attemptBatch, childCount, type Nursery, nursery } from './batch.ts'
 import type { Node } from './disk.ts'
 import { fail } from './disk.ts'
 import type { Rules } from './rules.ts'
@@ -12,6 +12,8 @@ import {
   commit,
   commitRejection,
   endDecided,
+  existingJobs,
+  fixSuccessor,
   giveBack,
   heartbeat,
   heldNames,
@@ -98,9 +100,14 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
     const reserved = new Set<string>()
     const held = heldNames()
     const inHand = (id: string): boolean => reserved.has(id) || [...running.keys()].some((file) => file.includes(id))
+    const ending = (c: Claim) => {
+      reserved.add(c.name.id)
+      return nextRun(world, s, c, { stop: false }, children)
+    }
     const dependencies = createDependencies(s, {
       releasing: async () => {},
       released: (next) => plan.add(next),
+      ending,
       ended: () => {},
       say: async () => {},
       reserve: (id, on) => void (on ? reserved.add(id) : reserved.delete(id)),
@@ -137,7 +144,7 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
           void attemptBatch(world, rules, proc, s, c, ticket, children)
             .catch((error) => world.say(`${name.id} batch ended: ${String(error)}`))
             .finally(() => running.delete(name.file))
-        } else if (c) await attempt(world, rules, s, c, ticket)
+        } else if (c) await attempt(world, rules, s, c, ticket, children)
       } finally {
         if (!detached) running.delete(name.file)
       }
@@ -189,7 +196,7 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
           await work(name, () => openClaim(s, name))
         }
       }
-      if (r.chance(0.3)) await reapDead(s)
+      if (r.chance(0.3)) await reapDead(s, ending).finally(() => reserved.clear())
       for (const p of await publishCommitted(s)) dependencies.ended(p.name.id)
       if (r.chance(0.3)) await promoteDue(s, held)
       if (r.chance(0.3)) await dependencies.round(held)
@@ -217,14 +224,22 @@ export function agent(world: World, rules: Rules, remote: boolean): Proc {
 const SAID = { done: 'succeeded', failed: 'failed', cancelled: 'cancelled' } as const
 
 /** One attempt: writes an answer of several files, and ends somehow. */
-async function attempt(world: World, rules: Rules, s: Spool, c: Claim, state: { stop: boolean }): Promise<void> {
+async function attempt(
+  world: World,
+  rules: Rules,
+  s: Spool,
+  c: Claim,
+  state: { stop: boolean },
+  children: Nursery,
+): Promise<void> {
   const r = world.random
   const { name, record } = c
   if (record.rejected) {
     await commitRejection(s, c)
     return
   }
-  if (await endDecided(s, c)) return
+  const next = () => nextRun(world, s, c, state, children)
+  if (await endDecided(s, c, next)) return
   rules.begins(name.id)
   const asked = (await cancelRequests(s)).some((x) => x.id === name.id)
   const z = r()
@@ -259,6 +274,7 @@ async function attempt(world: World, rules: Rules, s: Spool, c: Claim, state: { 
     })
     await s.fs.writeFile(`${c.answerDir}/${record.answer}.qcow2`, diskText(mine), { mode: 0o644, sync: false })
   }
+  if (outcome === 'done' || outcome === 'failed') await next()
   if (state.stop) throw fail('EFENCED')
   if (outcome === 'give') await giveBack(s, c)
   else if (outcome === 'retry') await retry(s, c, s.clock.now() + r.int(100_000))
@@ -274,6 +290,19 @@ async function attempt(world: World, rules: Rules, s: Spool, c: Claim, state: { 
       },
       ...(outcome === 'failed' && r.chance(0.5) ? { keep: { steps: ['copy'], bytes: 1 } } : {}),
     })
+}
+
+/** Makes the run that follows this one, as src/agent/repeat.ts does. */
+async function nextRun(world: World, s: Spool, c: Claim, state: { stop: boolean }, children: Nursery): Promise<void> {
+  const left = Number(c.record.manifest.labels?.repeat ?? 0)
+  if (left === 0) return
+  const fixed = await fixSuccessor(s, c.name.id, s.clock.now() + world.random.int(100_000) - 20_000)
+  if (!fixed.mine && (await existingJobs(s, [fixed.id])).has(fixed.id)) return
+  const { not_before: _n, after: _a, ...rest } = c.record.manifest
+  const labels = { drop: `${rest.labels?.drop}+`, repeat: String(left - 1) }
+  const manifest = { ...rest, labels, not_before: new Date(fixed.due_ms).toISOString() }
+  const record = { ...c.record, id: fixed.id, follows: c.record.id, manifest }
+  await children.submit(record as JobRecord, state)
 }
 
 /** A client that writes as hyperexport does: truncate, write in pieces, the same name again and again. */
@@ -293,7 +322,7 @@ export function client(world: World, rules: Rules, index: number): Proc {
         kind: 'command',
         name: batch ? 'p' : r.pick(['a', 'b']),
         priority: r.int(3),
-        labels: { drop, ...(batch ? { children: 1 + r.int(4) } : {}) },
+        labels: { drop, ...(batch ? { children: 1 + r.int(4) } : r.chance(0.3) ? { repeat: 1 + r.int(2) } : {}) },
         ...(r.chance(0.2)
           ? { not_before: new Date(1_700_000_000_000 + world.mono + r.int(200_000)).toISOString() }
           : {}),

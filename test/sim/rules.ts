@@ -40,13 +40,16 @@ export class Rules {
   /** when a drop was taken */
   private taken = new Map<string, number>()
   private early: string | undefined
+  /** runs of jobs that repeat → the run after each */
+  private following = new Map<string, string>()
 
   constructor(world: World) {
     this.world = world
   }
 
   told(name: JobName, answer: string): void {
-    this.toldJobs.set(name.id, answer)
+    // A later run of a job that repeats: its name is not its own before its time.
+    this.toldJobs.set(name.id, name.ticket === 0 ? '' : answer)
   }
   /** What a job that repeats another one read in the folder of a kept attempt. */
   keptFound(id: string, kept: { epoch: number; owner: string }, text: string): void {
@@ -140,6 +143,11 @@ export class Rules {
     return out
   }
 
+  /** The next run of a job that repeats is accepted again when it is due. */
+  private isToken(id: string): boolean {
+    return [...this.world.disk.files(LAYOUT.intake)].some(([path]) => path.endsWith(`/${id}.job`))
+  }
+
   check(): void {
     const places = this.places()
     if (this.keptWrong !== undefined) throw new Violation(this.keptWrong)
@@ -152,6 +160,12 @@ export class Rules {
         this.seen.add(id)
         const record = JSON.parse(this.world.disk.find(path).data)
         if (record.rejected) this.exempt.add(id)
+        if (record.follows) {
+          const other = this.following.get(record.follows)
+          if (other && other !== id && places.has(other))
+            throw new Violation(`FOLLOWED-TWICE ${record.follows}: ${other} and ${id}`)
+          this.following.set(record.follows, id)
+        }
         const drop = record.manifest?.labels?.drop
         if (drop) {
           const other = this.ofDrop.get(drop)
@@ -172,7 +186,8 @@ export class Rules {
     }
     for (const [key, ids] of working)
       if (ids.length > 1) throw new Violation(`OVERLAP in lane ${key}: ${ids.join(' ')}`)
-    for (const id of this.toldJobs.keys()) if (!places.has(id)) throw new Violation(`LOST-JOB ${id}`)
+    for (const id of this.toldJobs.keys())
+      if (!places.has(id) && !this.isToken(id)) throw new Violation(`LOST-JOB ${id}`)
     this.checkBatches(places)
     this.checkAnswers()
   }
@@ -241,7 +256,8 @@ export class Rules {
   afterPower(): void {
     this.lostPower = true
     const places = this.places()
-    for (const id of this.toldJobs.keys()) if (!places.has(id)) throw new Violation(`LOST-JOB after power loss: ${id}`)
+    for (const id of this.toldJobs.keys())
+      if (!places.has(id) && !this.isToken(id)) throw new Violation(`LOST-JOB after power loss: ${id}`)
     for (const id of [...this.seen]) {
       if (places.has(id)) continue
       this.seen.delete(id)
@@ -303,6 +319,13 @@ export class Rules {
       const { answer } = JSON.parse(disk.find(place!.path).data)
       const now = last.get(answer)
       if (!now || this.rank(now) < this.rank(id)) last.set(answer, id)
+    }
+    for (const [id, [place]] of places) {
+      const { manifest, follows: _f, rejected } = JSON.parse(disk.find(place!.path).data)
+      if (rejected || !['done', 'failed'].includes(place!.state) || Number(manifest?.labels?.repeat ?? 0) === 0)
+        continue
+      const next = this.following.get(id)
+      if (!next || !places.has(next)) throw new Violation(`NOT-FOLLOWED ${id} in ${place!.path}`)
     }
     for (const [answer, id] of last) {
       const { state, name } = places.get(id)![0]!
