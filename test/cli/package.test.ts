@@ -102,6 +102,15 @@ test('packed, installed and used: program, library, types', { timeout: 180_000 }
     expect(await p.prompt()).toBe(0)
   }
 
+  // commands without an agent: their short way is in the program's first file, the rest and the shim's program beside it
+  const background = (args: string[]) => program([args[0]!, '--root', join(dir.path, 'background'), ...args.slice(1)])
+  await background(['run', '--name', 'one', '--open-files', '33', 'sh', '-c', 'echo here; ulimit -n'])
+  await background(['run', 'true ', "sh -c 'exit 0'"])
+  expect((await background(['wait', '-q', 'one', 'true', 'sh'])).stdout).toContain('succeeded')
+  expect((await background(['logs', 'one'])).stdout).toBe('here\n33\n')
+  expect(await background(['run', 'no-such-program']).catch((e) => e)).toMatchObject({ code: 1 })
+  expect(JSON.parse((await background(['list', '-o', 'json'])).stdout)).toHaveLength(4)
+
   // the library: importing it reads nothing of a spool, starts nothing and lets the program end at once
   await writeFile(
     join(project, 'import.js'),

@@ -1,5 +1,6 @@
 // vmspool run: commands without an agent, started by the real program.
 import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { getPriority } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { runDefaults, runPlace } from '../../src/client/run-place.ts'
@@ -116,7 +117,7 @@ describe('one command', () => {
       'echo "$A,$PASSWORD,$(nice),$(ulimit -n)"',
     ])
     await b.v(['wait', id])
-    expect(await b.log(id)).toBe('x y,hidden,7,77\n')
+    expect(await b.log(id)).toBe(`x y,hidden,${Math.min(19, getPriority() + 7)},77\n`)
     const record = await readFile(join(b.layout.done, (await readdir(b.layout.done))[0]!), 'utf8')
     expect(record).not.toContain('hidden')
     expect(JSON.parse(record).manifest.command).toMatchObject({

@@ -64,6 +64,10 @@ describe('stop', () => {
       err: `vmspool: Task operation failed: ${id} - Task is not running (status: cancelled)\n`,
     })
     expect((await b.v(['stop', 'nobody'])).code).toBe(2)
+    // The commands that speak to agents say which one is meant.
+    expect((await b.v(['retry', 'deaf'])).err).toContain(`vmspool rerun ${id}`)
+    const other = await b.start(['sleep', '600'])
+    expect((await b.v(['cancel', other])).err).toContain(`vmspool stop ${other}`)
   })
 
   test('one that ends by TERM has exited; --force kills; several at once; of a name the newest', async () => {
