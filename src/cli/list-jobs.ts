@@ -97,7 +97,7 @@ export async function list(o: ListOptions): Promise<void> {
     say(`More jobs than the ${limit} shown: see --limit and --state.`)
   // What is shown is shown; the next list is to be faster.
   const { indexAlong } = await import('../client/history.ts')
-  for (const { place, jobs } of unindexed) await indexAlong(place, jobs)
+  for (const { place, jobs } of unindexed) await indexAlong(place, jobs, say)
 }
 
 /** Our words for states, and Ghost's. */

@@ -111,7 +111,8 @@ async function together(
   // Seen before its end and in no folder: it has ended without an event, or moves at this moment.
   const missing = [...openJobs(h.db, spool), ...news.opened].filter((id) => !apart.has(id) && !news.removed.has(id))
   const { vanished } = await lookUp(place.spool, missing, read)
-  for (const id of missing) if (!vanished.includes(id)) apart.set(id, { id })
+  const none = new Set(vanished)
+  for (const id of missing) if (!none.has(id)) apart.set(id, { id })
   const gone = new Set<string>()
   return {
     candidates: merged(h, place, spool, news, apart, filter),
@@ -165,21 +166,29 @@ async function forget(place: View, path: string, spool: SpoolRow, gone: Iterable
 }
 
 /** Fills the index, a bit after each list of a spool that it does not cover yet and that is large enough to need one. */
-export async function indexAlong(place: View, jobs: number): Promise<void> {
+export async function indexAlong(place: View, jobs: number, onNote: (sentence: string) => void): Promise<void> {
   if (jobs < 500) return
   const { catchUp } = await import('../history/catch-up.ts')
   const { scan } = await import('../history/scan.ts')
-  await besides(historyPath(place.history), async (h) => {
-    await catchUp(h.db, place.spool, reader(place))
-    await scan(h.db, place.spool, { read: reader(place), budgetMs: BUDGET_MS })
-  })
+  await besides(
+    historyPath(place.history),
+    async (h) => {
+      await catchUp(h.db, place.spool, reader(place))
+      await scan(h.db, place.spool, { read: reader(place), budgetMs: BUDGET_MS })
+    },
+    onNote,
+  )
 }
 
 /** Work on the index that nobody waits for in vain: it may as well not be done. */
-async function besides(path: string, work: (h: History) => Promise<void> | void): Promise<boolean> {
+async function besides(
+  path: string,
+  work: (h: History) => Promise<void> | void,
+  onNote?: (sentence: string) => void,
+): Promise<boolean> {
   if (path === hostPath && process.getuid?.() !== 0) return false // not ours to write
   try {
-    await withHistory(path, work)
+    await withHistory(path, work, onNote === undefined ? {} : { onNote })
     return true
   } catch {
     return false

@@ -7,7 +7,7 @@ import { chmodSync, closeSync, existsSync, openSync, readSync, renameSync, rmSyn
 import { basename } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { pathToFileURL } from 'node:url'
-import { HistoryError, isDamage } from './errors.ts'
+import { HistoryError, isDamage, resultCode, SQLITE_BUSY } from './errors.ts'
 import { prepareFolder, refuseNetwork } from './path.ts'
 import { applicationId, tables, version } from './schema.ts'
 
@@ -55,7 +55,7 @@ export async function withHistory<T>(
     if (h.note !== undefined) o.onNote?.(h.note)
     return await work(h)
   } catch (error) {
-    if (!isDamage(error)) throw error
+    if (!isDamage(error)) throw explained(path, error)
     h.close()
     o.onNote?.(replace(path, h.ino))
     h = openHistory(path, o)
@@ -231,6 +231,24 @@ function locked<T>(path: string, work: () => T): T {
 
 function pragma(db: DatabaseSync, name: string): number {
   return Number(Object.values(db.prepare(`PRAGMA ${name}`).get() ?? {})[0])
+}
+
+/** What SQLite says as a full sentence; other errors as they are. */
+function explained(path: string, error: unknown): unknown {
+  const code = resultCode(error)
+  if (code === undefined) return error
+  const { message } = error as Error
+  if (code === SQLITE_BUSY)
+    return new HistoryError(
+      `Other processes have been writing to the history ${path} for ${BUSY_MS / 1000} s. Try again.`,
+      75,
+      { cause: error },
+    )
+  return new HistoryError(
+    `The history ${path} cannot be written: ${message}. Look at the space and the permissions there, or name another file with history.path.`,
+    74,
+    { cause: error },
+  )
 }
 
 function unusable(path: string, error: unknown): HistoryError {

@@ -9,7 +9,7 @@ export class HistoryError extends Error {
 }
 
 /** SQLite's primary result code behind an error of node:sqlite (sqlite.org/rescode.html); undefined for any other error. */
-function resultCode(error: unknown): number | undefined {
+export function resultCode(error: unknown): number | undefined {
   const code = (error as { errcode?: unknown } | null)?.errcode
   return typeof code === 'number' ? code & 0xff : undefined
 }
@@ -19,3 +19,5 @@ export function isDamage(error: unknown): boolean {
   const code = resultCode(error)
   return code === 11 || code === 26
 }
+
+export const SQLITE_BUSY = 5
