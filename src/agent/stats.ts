@@ -35,7 +35,7 @@ interface Totals {
   by_file_type: Record<string, TypeTotals>
   recent: CurrentJob[]
   /** how far events.jsonl is counted; an older version kept nothing but these two numbers */
-  events: EventsPosition | { ino: number; offset: number }
+  events: EventsPosition | { ino: number; offset: number } | undefined
 }
 
 export interface StatsSnapshot {
@@ -96,7 +96,7 @@ function restore(text: string): Totals {
     total_processing_time: 0,
     by_file_type: {},
     recent: [],
-    events: { ino: 0, offset: 0 },
+    events: undefined,
   }
   let raw: Record<string, unknown>
   try {
@@ -121,7 +121,7 @@ function restore(text: string): Totals {
   if (Array.isArray(raw.recent_completed)) t.recent = raw.recent_completed.slice(0, RECENT) as CurrentJob[]
   const e = raw.events_read as Record<string, unknown> | undefined
   const read = { ino: number(e?.ino), offset: number(e?.offset) }
-  t.events = typeof e?.segment === 'number' ? ({ ...e, ...read } as EventsPosition) : read
+  t.events = typeof e?.segment === 'number' ? ({ ...e, ...read } as EventsPosition) : e === undefined ? undefined : read
   return t
 }
 
@@ -173,17 +173,17 @@ function count(t: Totals, e: FinishedEvent): void {
   t.recent.length = Math.min(t.recent.length, RECENT)
 }
 
-/** Counts what happened since the last look. */
+/** Counts what happened since the last look; without a position, all that is still there. */
 async function follow(t: Totals, daemon: string): Promise<void> {
   const spool = { layout: { daemon } }
-  let at = 'segment' in t.events ? t.events : await endOfEvents(spool, t.events)
+  let at = t.events === undefined || 'segment' in t.events ? t.events : await endOfEvents(spool, t.events)
   for (let more = true; more; ) {
-    const read = await readEvents(spool, at)
+    const read: Awaited<ReturnType<typeof readEvents>> = await readEvents(spool, at)
     for (const e of read.events) count(t, e as FinishedEvent)
     at = read.position
+    t.events = at
     more = read.more
   }
-  t.events = at
 }
 
 /** Reads the totals of earlier runs. A damaged file is set aside and counting starts again. */

@@ -1,7 +1,7 @@
 /** <output>/.daemon/events.jsonl: what happened, one line each, for whoever follows. Rotated by event-rotation.ts. */
-import { stat } from 'node:fs/promises'
+import { type FileHandle, open, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { listFiles, livePath, type LogFiles, plainPath, unlessGone } from '../process/log-files.ts'
+import { isGone, listFiles, livePath, type LogFiles, plainPath, unlessGone } from '../process/log-files.ts'
 import { gunzippedSize, partBytes } from '../process/log-part.ts'
 import type { Layout } from './layout.ts'
 import type { Spool } from './spool.ts'
@@ -60,8 +60,12 @@ interface Part {
   n: number
   path: string
   gz: boolean
-  live: boolean
+  /** of the live file: the name can be another file's by the time it is opened */
+  ino?: number
 }
+
+/** The files changed between two looks at them: look again. */
+class Changed extends Error {}
 
 /**
  * The events after a position (without one: all that are still there), across rotation. When nothing is new it costs a stat.
@@ -72,26 +76,33 @@ export async function readEvents(s: { layout: Pick<Layout, 'daemon'> }, from?: E
   const files = eventFiles(s.layout.daemon)
   if (from !== undefined && (await isUnchanged(files, from)))
     return { events: [], position: from, more: false, missed: false }
-  const { parts, ino } = await partsOf(files)
+  return looking(() => readNew(files, from))
+}
+
+async function looking<T>(look: () => Promise<T>): Promise<T> {
+  for (let tries = 0; ; tries++) {
+    try {
+      return await look()
+    } catch (error) {
+      if (!(error instanceof Changed) || tries > 20) throw error
+    }
+  }
+}
+
+async function readNew(files: LogFiles, from: EventsPosition | undefined): Promise<ReadEvents> {
+  const parts = await partsOf(files)
   const { at, missed } = await beginAt(parts, from)
   const out: ReadEvents = { events: [], position: at, more: false, missed }
   let late = await readLate(files, from?.late, out.events)
   let left = enough
   for (const part of parts) {
     if (part.n < at.segment) continue
-    if (part.n > at.segment) Object.assign(at, { segment: part.n, offset: 0, head: 0 })
-    const read = await unlessGone(readLines(part, at.offset, left))
-    if (read === undefined) {
-      out.more = true // removed or compressed since it was listed
-      break
-    }
+    const read = await readLines(part, part.n > at.segment ? 0 : at.offset, left)
     addEvents(read.lines, out.events)
-    left -= read.end - at.offset
-    at.offset = read.end
-    at.head = (await unlessGone(headOf(part, at.offset))) ?? at.head
-    at.ino = part.live ? ino : 0
+    left -= read.lines.length
+    Object.assign(at, { segment: part.n, offset: read.end, head: read.head, ino: part.ino ?? 0 })
     out.more = !read.whole
-    if (out.more || part.live) break
+    if (out.more || part.ino !== undefined) break
     if (!part.gz) late = { segment: part.n, offset: read.end }
     Object.assign(at, { segment: part.n + 1, offset: 0, head: 0, ino: 0 })
   }
@@ -104,11 +115,17 @@ export async function endOfEvents(
   s: { layout: Pick<Layout, 'daemon'> },
   behind?: { ino: number; offset: number },
 ): Promise<EventsPosition> {
-  const { parts, ino, size } = await partsOf(eventFiles(s.layout.daemon))
-  const last = parts.at(-1)
-  if (last === undefined || !last.live) return { segment: (last?.n ?? 0) + 1, offset: 0, head: 0, ino: 0 }
-  const offset = behind === undefined ? size : behind.ino === ino && behind.offset <= size ? behind.offset : 0
-  return { segment: last.n, offset, head: (await unlessGone(headOf(last, offset))) ?? 0, ino }
+  const files = eventFiles(s.layout.daemon)
+  return looking(async () => {
+    const parts = await partsOf(files)
+    const last = parts.at(-1)
+    if (last?.ino === undefined) return { segment: (last?.n ?? 0) + 1, offset: 0, head: 0, ino: 0 }
+    await using file = await openPart(last)
+    const { size } = await file.stat()
+    const same = behind?.ino === last.ino && behind.offset <= size
+    const offset = behind === undefined ? size : same ? behind.offset : 0
+    return { segment: last.n, offset, head: await headIn(file, offset), ino: last.ino }
+  })
 }
 
 async function isUnchanged(files: LogFiles, from: EventsPosition): Promise<boolean> {
@@ -119,16 +136,16 @@ async function isUnchanged(files: LogFiles, from: EventsPosition): Promise<boole
 }
 
 /** All files, oldest first. The live one is looked at before the others are listed: rotated in between, it is found there. */
-async function partsOf(files: LogFiles): Promise<{ parts: Part[]; ino: number; size: number }> {
+async function partsOf(files: LogFiles): Promise<Part[]> {
   const live = await unlessGone(stat(livePath(files)))
   const { segments, plain } = await listFiles(files)
-  const parts: Part[] = segments.map((s) => ({ ...s, live: false }))
-  if (live === undefined) return { parts, ino: 0, size: 0 }
+  const parts: Part[] = [...segments]
+  if (live === undefined) return parts
   const newest = plain.at(-1)
   const same = newest === undefined ? undefined : await unlessGone(stat(plainPath(files, newest)))
   if (same?.ino !== live.ino)
-    parts.push({ n: (parts.at(-1)?.n ?? 0) + 1, path: livePath(files), gz: false, live: true })
-  return { parts, ino: live.ino, size: live.size }
+    parts.push({ n: (parts.at(-1)?.n ?? 0) + 1, path: livePath(files), gz: false, ino: live.ino })
+  return parts
 }
 
 /** Where to go on: in the file of the position, whatever it is called by now; else with the first that came after it. */
@@ -139,7 +156,7 @@ async function beginAt(
   const after = parts.filter((p) => p.n >= (from?.segment ?? 0))
   if (from !== undefined && from.offset > 0) {
     for (const part of [...after, ...parts.filter((p) => p.n < from.segment).reverse()]) {
-      if ((await unlessGone(headOf(part, from.offset))) !== from.head) continue
+      if ((await headOf(part, from.offset)) !== from.head) continue
       return { at: { segment: part.n, offset: from.offset, head: from.head, ino: 0 }, missed: false }
     }
   }
@@ -152,36 +169,86 @@ async function beginAt(
   }
 }
 
+/** @throws Changed when it is not there any more, or another file has its name */
+async function openPart(part: Part): Promise<FileHandle> {
+  const file = await unlessGone(open(part.path, 'r'))
+  if (file !== undefined && (part.ino === undefined || (await file.stat()).ino === part.ino)) return file
+  await file?.close()
+  throw new Changed()
+}
+
 /** Checksum of a file's beginning; undefined when it is shorter than what was read of it. */
 async function headOf(part: Part, offset: number): Promise<number | undefined> {
+  if (part.gz) return headOfPieces(partPieces(part, 0), offset)
+  await using file = await openPart(part)
+  return (await file.stat()).size < offset ? undefined : headIn(file, offset)
+}
+
+async function headOfPieces(pieces: AsyncIterable<Buffer>, offset: number): Promise<number | undefined> {
   const length = Math.min(headBytes, offset)
-  if (length === 0) return 0
-  for await (const piece of partBytes(part))
-    return piece.length < length ? undefined : process.getBuiltinModule('node:zlib').crc32(piece.subarray(0, length))
+  for await (const piece of pieces) return piece.length < length ? undefined : checksum(piece.subarray(0, length))
   return undefined
 }
 
-/** Whole lines from an offset on, about `max` bytes; `whole` when the end of the file was reached. */
-async function readLines(
-  part: Part,
-  offset: number,
-  max: number,
-): Promise<{ lines: Buffer; end: number; whole: boolean }> {
+async function headIn(file: FileHandle, offset: number): Promise<number> {
+  const head = Buffer.alloc(Math.min(headBytes, offset))
+  await file.read(head, 0, head.length, 0)
+  return checksum(head)
+}
+
+function checksum(bytes: Buffer): number {
+  return bytes.length === 0 ? 0 : process.getBuiltinModule('node:zlib').crc32(bytes) // loaded when it is needed
+}
+
+async function* partPieces(part: Part, offset: number): AsyncGenerator<Buffer> {
+  try {
+    yield* partBytes(part, offset)
+  } catch (error) {
+    throw isGone(error) ? new Changed() : error
+  }
+}
+
+interface Lines {
+  lines: Buffer
+  /** offset of their end */
+  end: number
+  /** the end of the file was reached */
+  whole: boolean
+  /** checksum of the beginning of the file */
+  head: number
+}
+
+/** Whole lines from an offset on, about `max` bytes. */
+async function readLines(part: Part, offset: number, max: number): Promise<Lines> {
+  if (!part.gz) {
+    await using file = await openPart(part)
+    const { size } = await file.stat()
+    const bytes = Buffer.allocUnsafe(Math.max(0, Math.min(max, size - offset)))
+    let length = 0
+    while (length < bytes.length) {
+      const { bytesRead } = await file.read(bytes, length, bytes.length - length, offset + length)
+      if (bytesRead === 0) break
+      length += bytesRead
+    }
+    const { lines, end } = wholeLines(bytes.subarray(0, length), offset, offset + length < size)
+    return { lines, end, whole: offset + length >= size, head: await headIn(file, end) }
+  }
   const pieces: Buffer[] = []
   let length = 0
-  let whole = true
-  for await (const piece of partBytes(part, offset)) {
+  for await (const piece of partPieces(part, offset)) {
     pieces.push(piece)
     length += piece.length
-    if (length < max) continue
-    whole = false
-    break
+    if (length >= max) break
   }
-  const bytes = Buffer.concat(pieces)
+  const { lines, end } = wholeLines(Buffer.concat(pieces), offset, length >= max)
+  return { lines, end, whole: length < max, head: (await headOf(part, end)) ?? 0 }
+}
+
+function wholeLines(bytes: Buffer, offset: number, more: boolean): { lines: Buffer; end: number } {
   const last = bytes.lastIndexOf(10) + 1
   // A line that is longer than all we read at once is nobody's event.
-  const used = last === 0 && !whole ? length : last
-  return { lines: bytes.subarray(0, used), end: offset + used, whole }
+  const used = last === 0 && more ? bytes.length : last
+  return { lines: bytes.subarray(0, used), end: offset + used }
 }
 
 /** What was appended to a rotated file after it had been read. Once it is compressed nobody appends to it any more. */
@@ -191,18 +258,15 @@ async function readLate(
   events: ReadEvents['events'],
 ): Promise<EventsPosition['late']> {
   if (late === undefined) return undefined
-  const part = { n: late.segment, path: plainPath(files, late.segment), gz: false, live: false }
-  const size = (await unlessGone(stat(part.path)))?.size
+  const path = plainPath(files, late.segment)
+  const size = (await unlessGone(stat(path)))?.size
   if (size !== undefined && size <= late.offset) return late
-  if (size === undefined) {
-    part.gz = true
-    part.path += '.gz'
-    if (((await unlessGone(gunzippedSize(part.path))) ?? 0) <= late.offset) return undefined
-  }
-  const read = await unlessGone(readLines(part, late.offset, Number.POSITIVE_INFINITY))
-  if (read === undefined) return part.gz ? undefined : late
-  addEvents(read.lines, events)
-  return part.gz ? undefined : { segment: late.segment, offset: read.end }
+  const gz = size === undefined
+  const part: Part = { n: late.segment, path: gz ? `${path}.gz` : path, gz }
+  if (gz && ((await unlessGone(gunzippedSize(part.path))) ?? 0) <= late.offset) return undefined
+  const { lines, end } = await readLines(part, late.offset, Number.POSITIVE_INFINITY)
+  addEvents(lines, events)
+  return gz ? undefined : { segment: late.segment, offset: end }
 }
 
 function addEvents(lines: Buffer, events: ReadEvents['events']): void {

@@ -160,3 +160,24 @@ test('rotation keeps the total, compresses what is quiet, and a reader beside it
   expect(rest).toEqual(range(1500 - rest.length, 1500))
   expect(rest.length).toBeGreaterThan(0)
 })
+
+test('while it is appended to and rotated, by two agents, a reader gets each event once', async () => {
+  await using dir = await tempDir()
+  const s = await scene(dir.path)
+  let over = false
+  const rotating = [1, 2].map(async () => {
+    while (!over) await rotateEvents(s.spool, { max_bytes: 3_000 })
+  })
+  const writing = (async () => {
+    for (let i = 0; i < 3_000; i += 10) await appendFile(s.live, lines(i, i + 10))
+    over = true
+  })()
+  const seen: unknown[] = []
+  while (!over) seen.push(...(await s.read()))
+  await Promise.all([writing, ...rotating])
+  seen.push(...(await s.read()))
+  expect(seen).not.toContain('missed')
+  // An append to a file that was just rotated may come late, but it comes.
+  expect(seen.toSorted((a, b) => Number(a) - Number(b))).toEqual(range(0, 3_000))
+  expect((await readdir(join(dir.path, 'd'))).length).toBeGreaterThan(2)
+})
