@@ -81,7 +81,7 @@ if (defined $become) {
   my $pid = fork;
   if (!defined $pid || $pid) {
     close $report;
-    my $said = defined $pid ? <$begun> // 'failed shim 0 its shim died' : 'failed fork ' . ($! + 0) . " $!";
+    my $said = defined $pid ? <$begun> // 'failed shim 0 its shim died before it could say how it went' : 'failed fork ' . ($! + 0) . " $!";
     my ($ok, $of, $errno, $why) = split ' ', $said, 4;
     chomp $why if $why;
     waitpid $pid, 0 if $pid && $ok ne 'ok'; # until it has recorded that
@@ -92,7 +92,8 @@ if (defined $become) {
       print "[\n$job\n]\n";
     } elsif ($ok eq 'ok') { print $o{say_before}, $o{say_before} =~ /: $/ ? $of : (), $o{say_after} }
     exit 0 if $ok eq 'ok';
-    print STDERR "vmspool: \"$o{words}\" could not be started: " . because($of, $errno, $why) . ". Nothing runs; job $o{id} is on record as failed.\n";
+    my $recorded = $of eq 'shim' || $of eq 'fork' && !$pid ? "See vmspool status $o{id}." : "Nothing runs; job $o{id} is on record as failed.";
+    print STDERR "vmspool: \"$o{words}\" could not be started: " . because($of, $errno, $why) . ". $recorded\n";
     exit 1;
   }
   close $begun;
