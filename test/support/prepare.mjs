@@ -53,6 +53,7 @@ export const forSoak = {
   'virt-customize': 'guestfs-tools',
   guestfish: 'guestfish',
   supermin: 'supermin',
+  'systemd-nspawn': 'systemd-container',
   depmod: 'kmod',
 }
 export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq', 'mkfs.xfs': 'xfsprogs' }
