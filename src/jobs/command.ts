@@ -130,7 +130,13 @@ async function start(m: CommandManifest, c: Context, dir: string): Promise<Limit
         VMSPOOL_NAME: c.answer,
         ...prepared.env,
       },
-      log: { path: c.shim.logFile, max_bytes: logs.max_bytes, max_age_ms: logs.max_age, total_bytes: logs.total_bytes },
+      log: {
+        path: c.shim.logFile,
+        mode: 0o644, // as the agent makes it
+        max_bytes: logs.max_bytes,
+        max_age_ms: logs.max_age,
+        total_bytes: logs.total_bytes,
+      },
       ...(timeout > 0 ? { timeout_ms: timeout } : {}),
       ...(m.command.kill_signal === undefined ? {} : { kill_signal: m.command.kill_signal }),
       ...(stdin === undefined ? {} : { stdin }),
