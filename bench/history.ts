@@ -42,11 +42,12 @@ export async function historyBench(
     else await fill(layout, path, n)
     await settle(dir)
     const env = { VMSPOOL_HISTORY_PATH: path }
-    const list = (args: string[], more: object = env) => times([vmspool, 'list', '--root', root, ...args], more, rounds)
+    const list = (args: string[], more: object = env, often = rounds) =>
+      times([vmspool, 'list', '--root', root, ...args], more, often)
     const plain = list([])
     const failed = list(['--state', 'failed'])
     const named = list(['--name', jobOf(n - 3).answer])
-    const folders = n > MOST_FILES ? undefined : list([], { VMSPOOL_HISTORY_PATH: '/proc/none/history.db' })
+    const folders = n > MOST_FILES ? undefined : list([], { VMSPOOL_HISTORY_PATH: '/proc/none/history.db' }, 5)
     rows.push([
       n.toLocaleString('en-US'),
       plain.node,

@@ -33,9 +33,10 @@ export function historyRound(a: Agent): () => Promise<number> {
       const at = performance.now()
       const found = await settleOpen(h.db, a.spool, beside)
       if (found > 0) a.log.info('history.found', { jobs: found })
-      const left = findSpool(h.db, a.spool.layout)
-      const idle = left !== undefined && openJobs(h.db, left).length === 0
-      nextOpen = idle ? Number.POSITIVE_INFINITY : performance.now() + Math.max(MINUTE, (performance.now() - at) * 100)
+      const spool = findSpool(h.db, a.spool.layout)
+      const idle = !a.spool.remote && spool !== undefined && openJobs(h.db, spool).length === 0
+      const every = a.spool.remote ? EVERY_MS : MINUTE
+      nextOpen = idle ? Number.POSITIVE_INFINITY : performance.now() + Math.max(every, (performance.now() - at) * 100)
     }
     if (performance.now() < nextScan && findSpool(h.db, a.spool.layout)?.complete) return
     const { scan } = await import('../history/scan.ts')

@@ -56,7 +56,7 @@ export const forSoak = {
   'systemd-nspawn': 'systemd-container',
   depmod: 'kmod',
 }
-export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq', 'mkfs.xfs': 'xfsprogs' }
+export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq', sqlite3: 'sqlite3', 'mkfs.xfs': 'xfsprogs' }
 
 function readJson(file) {
   try {
