@@ -12,7 +12,7 @@ const check = (what: string, good: boolean, seen: unknown): void => {
 }
 
 await using box = await systemdBox()
-const r = box.run([process.execPath, join(import.meta.dirname, 'systemd-inside.ts')])
+const r = box.run([process.execPath, join(import.meta.dirname, 'systemd-inside.process.ts')])
 const seen = JSON.parse(r.out.slice(r.out.indexOf('{"manager')))
 check('root is served by the manager of the system', seen.manager === 'system', seen.manager)
 check('the program is in a scope of its own', /vmspool-test-group\.scope/.test(seen.group.out), seen.group.out)

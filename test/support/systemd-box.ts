@@ -77,16 +77,18 @@ export async function systemdBox(): Promise<SystemdBox> {
     symlinkSync('/dev/null', join(units, unit))
   }
   const groups = groupsOf(name)
-  const join_ = groups.map((g) => `echo $$ > ${enter(g)}`).join('\n')
+  const enterAll = groups.map((g) => `echo $$ > ${enter(g)}`).join('\n')
   const nspawn = `systemd-nspawn -D ${root} --boot --private-network --register=no --keep-unit -M ${name} --capability=all systemd.unit=basic.target`
-  const child: ChildProcess = spawn('bash', ['-c', `${join_}\nexec ${nspawn}`], { stdio: ['ignore', 'pipe', 'pipe'] })
-  let console_ = ''
-  for (const stream of [child.stdout!, child.stderr!]) stream.on('data', (c) => void (console_ += c))
+  const child: ChildProcess = spawn('bash', ['-c', `${enterAll}\nexec ${nspawn}`], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  const said: string[] = []
+  for (const stream of [child.stdout!, child.stderr!]) stream.on('data', (c) => said.push(String(c)))
   const ended = new Promise<void>((resolve) => child.on('close', () => resolve()))
   const leader = await until(
     'systemd has a process',
     () => {
-      if (child.exitCode !== null) throw new Error(`The container did not start:\n${console_}`)
+      if (child.exitCode !== null) throw new Error(`The container did not start:\n${said.join('')}`)
       return spawnSync('pgrep', ['-P', String(child.pid)], { encoding: 'utf8' }).stdout.split('\n')[0]
     },
     { every_ms: 50 },
@@ -98,7 +100,7 @@ export async function systemdBox(): Promise<SystemdBox> {
   }
   await until('systemd is up', () => /running|degraded/.test(inside(['systemctl', 'is-system-running']).out), {
     every_ms: 100,
-    also: () => console_,
+    also: () => said.join(''),
   })
   if (groups.length > 0) {
     // nspawn mounts the controllers of v1 read-only: limits would silently not be applied.
