@@ -23,8 +23,8 @@ const spec = (argv: string[], grace = 500) => ({
 
 /** Starts strangers until one has this pid, as leader of a session and group of that number: the best of disguises. */
 async function strangerWith(pid: number): Promise<ReturnType<typeof identify>> {
-  const search = `my $want = ${pid}; for (1 .. 5000) { my $p = fork // die; if (!$p) { exit if $$ != $want; syscall 112; exec 'sleep', '600' } exit if $p == $want; waitpid $p, 0 } exit 3`
-  execFileSync('perl', ['-e', search], { stdio: ['ignore', 'ignore', 'inherit'] })
+  const search = `my $want = ${pid}; for (1 .. 5000) { my $p = fork // die; if (!$p) { exit if $$ != $want; POSIX::setsid(); exec 'sleep', '600' } exit if $p == $want; waitpid $p, 0 } exit 3`
+  execFileSync('perl', ['-MPOSIX', '-e', search], { stdio: ['ignore', 'ignore', 'inherit'] })
   const id = identify(pid)
   await until('the stranger sleeps', () => readFileSync(`/proc/${pid}/cmdline`, 'utf8').startsWith('sleep'))
   return id
@@ -108,7 +108,7 @@ const cases: Record<string, () => Promise<object>> = {
    * command, whose group the shim still signals, must not be given to anybody.
    */
   async winding() {
-    const daemon = `perl -e '$SIG{TERM} = "IGNORE"; syscall 112; open F, ">", "${dir}/daemon"; print F "$$\\n"; close F; sleep 600 while 1'`
+    const daemon = `perl -MPOSIX -e '$SIG{TERM} = "IGNORE"; POSIX::setsid(); open F, ">", "${dir}/daemon"; print F "$$\\n"; close F; sleep 600 while 1'`
     const s = spec(['/bin/sh', '-c', `${daemon} & while ! [ -s ${dir}/daemon ]; do sleep 0.01; done`], 600_000)
     const began = await startShim(s)
     if ('failed' in began) throw new Error(JSON.stringify(began.failed))
@@ -116,8 +116,8 @@ const cases: Record<string, () => Promise<object>> = {
     await until('the command is over', () => identify(pid) === undefined || !isAlive(began.process))
     const left = identify(Number(readFileSync(join(dir, 'daemon'), 'utf8')))!
     // Every number that is free is taken by a stranger with a session and group of its own, each time anew.
-    const round = `my @all; for (1 .. 900) { my $p = fork // last; if (!$p) { syscall 112; sleep 600 while 1 } push @all, $p; kill KILL => shift @all if @all > 50; 1 while waitpid(-1, 1) > 0 } open F, ">", "${dir}/strangers"; print F "@all\\n"; close F; sleep 600 while 1`
-    const crowd = spawn('perl', ['-e', round], { stdio: 'ignore' })
+    const round = `my @all; for (1 .. 900) { my $p = fork // last; if (!$p) { POSIX::setsid(); sleep 600 while 1 } push @all, $p; kill KILL => shift @all if @all > 50; 1 while waitpid(-1, 1) > 0 } open F, ">", "${dir}/strangers"; print F "@all\\n"; close F; sleep 600 while 1`
+    const crowd = spawn('perl', ['-MPOSIX', '-e', round], { stdio: 'ignore' })
     const numbers = await until('the strangers are there', () =>
       existsSync(join(dir, 'strangers')) ? readFileSync(join(dir, 'strangers'), 'utf8').trim() : undefined,
     )

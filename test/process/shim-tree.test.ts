@@ -133,8 +133,9 @@ const bombs = {
   'whose first process is gone': ['perl', '-e', '$SIG{TERM} = "IGNORE"; exit if fork; fork while 1'],
   'deaf, in a session each': [
     'perl',
+    '-MPOSIX=setsid',
     '-e',
-    '$SIG{TERM} = "IGNORE"; while (1) { syscall 112 if defined(my $p = fork) && !$p }',
+    '$SIG{TERM} = "IGNORE"; while (1) { setsid if defined(my $p = fork) && !$p }',
   ],
 } as const
 
