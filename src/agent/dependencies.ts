@@ -5,7 +5,7 @@
  * several of them wait for is looked at once.
  */
 import { join } from 'node:path'
-import { batchSuffix } from '../manifest/index.ts'
+import { batchSuffix } from '../manifest/safe-name.ts'
 import {
   type Accepted,
   type Claim,
