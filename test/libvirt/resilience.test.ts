@@ -169,12 +169,15 @@ describe.runIf(isRoot)('a link', () => {
     expect(failures[0]).toMatchObject({ name: 'ConnectionError', reason: 'unreachable' })
     // the guest went on meanwhile
     expect(second.domains).toMatchObject([{ domain: { name: 'stays', uuid: d.uuid }, state: 'paused' }])
+    // libvirt may still be taking its guests up again; a question to the guest itself waits until that is done
+    await second.control.domains.stats({ domains: [d], groups: ['balloon'] })
     await second.control.domains.destroy(d)
     const stopped = await until('the guest’s end is told', async () => {
       const { value } = await second.events.next()
       return value.event === 'stopped' ? value : undefined // QEMU may say before that it shuts down
     })
-    expect(stopped).toMatchObject({ detail: 'destroyed', domain: { name: 'stays' } })
+    expect(stopped).toMatchObject({ detail: 'destroyed', domain: { name: 'stays', uuid: d.uuid } })
+    expect(await second.query.domains.state(d)).toMatchObject({ state: 'shutoff' })
     await second.control.domains.undefine(d)
     expect(await link.session()).toBe(second)
 

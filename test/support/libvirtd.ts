@@ -8,6 +8,8 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  realpathSync,
+  rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs'
@@ -42,8 +44,11 @@ export interface Libvirtd extends AsyncDisposable {
 }
 
 /** Debian's files of another libvirt, as `dpkg-deb -x` unpacks them, are used instead of the installed ones. */
-const OTHER = ['usr/sbin/libvirtd', 'usr/lib/libvirt', 'usr/share/libvirt', 'usr/lib/x86_64-linux-gnu/libvirt']
-const LIBRARIES = 'usr/lib/x86_64-linux-gnu'
+const OTHER = [
+  ...['usr/sbin/libvirtd', 'usr/bin/virt-ssh-helper', 'usr/lib/libvirt', 'usr/share/libvirt'],
+  'usr/lib/x86_64-linux-gnu/libvirt',
+]
+const LIBRARIES = ['libvirt.so.0', 'libvirt-qemu.so.0', 'libvirt-lxc.so.0'].map((l) => `usr/lib/x86_64-linux-gnu/${l}`)
 
 export interface LibvirtdOptions {
   /** libvirtd.conf; default: no authentication */
@@ -73,6 +78,8 @@ export async function privateLibvirtd(o: LibvirtdOptions = {}): Promise<Libvirtd
       ...['cgroup_controllers = []', 'stdio_handler = "file"', ''],
     ].join('\n'),
   )
+  // newer ones look for iptables or nft even where no network wants any rules; older ones do not read this
+  writeFileSync(join(dir, 'etc/network.conf'), 'firewall_backend = "none"\n')
   // as root, libvirt insists on these users, which only its Debian package for whole systems makes
   for (const [file, line] of [
     [
@@ -90,7 +97,13 @@ export async function privateLibvirtd(o: LibvirtdOptions = {}): Promise<Libvirtd
     ...[`${dir}/run /run`, `${dir}/var /var`, `${dir}/etc /etc/libvirt`],
     ...[`${dir}/passwd /etc/passwd`, `${dir}/group /etc/group`],
     ...(o.polkit ? [`${dir}/actions /usr/share/polkit-1/actions`] : []),
-    ...(tree ? OTHER.filter((f) => existsSync(join(tree, f))).map((f) => `${join(tree, f)} /${f}`) : []),
+    ...(tree
+      ? [
+          ...OTHER.filter((f) => existsSync(join(tree, f))).map((f) => `${join(tree, f)} /${f}`),
+          // the links stay, and lead to files with another content
+          ...LIBRARIES.map((f) => `${realpathSync(join(tree, f))} ${realpathSync(`/${f}`)}`),
+        ]
+      : []),
   ]
   const script = [
     'set -e',
@@ -112,15 +125,14 @@ export async function privateLibvirtd(o: LibvirtdOptions = {}): Promise<Libvirtd
   const gone = new Promise<void>((resolve) => holder.once('close', () => resolve()))
   await new Promise<void>((resolve, reject) => {
     holder.stdout.once('data', () => resolve())
-    void gone.then(() => reject(new Error(`The namespaces of the private libvirtd could not be made: ${complaints}`)))
+    void gone.then(() => {
+      rmSync(dir, { recursive: true, force: true })
+      reject(new Error(`The namespaces of the private libvirtd could not be made: ${complaints}`))
+    })
   })
   const [init] = readFileSync(`/proc/${holder.pid}/task/${holder.pid}/children`, 'utf8').trim().split(' ')
   const enter = ['-t', init!, '-m', '-n', '-p', '--']
-  const env = {
-    ...(tree ? { LD_LIBRARY_PATH: join(tree, LIBRARIES) } : {}),
-    LC_ALL: 'C',
-    PATH: `${process.env.PATH}:/usr/sbin:/sbin`,
-  }
+  const env = { LC_ALL: 'C', PATH: `${process.env.PATH}:/usr/sbin:/sbin` }
 
   const inside: Libvirtd['inside'] = async (argv, io = {}) => {
     if (io.background) {
@@ -141,7 +153,7 @@ export async function privateLibvirtd(o: LibvirtdOptions = {}): Promise<Libvirtd
     socket,
     uriAsNobody: `qemu+ssh://here/system?command=${asNobody}`,
     uri: (driver) => `${driver}?socket=${socket}`,
-    virsh: async (uri, ...args) => virsh(uri, args, env),
+    virsh: (uri, ...args) => virsh(uri, args),
     inside,
     async sshd(publicKey) {
       mkdirSync(join(dir, 'home/.ssh'), { recursive: true, mode: 0o700 })
@@ -240,7 +252,7 @@ export async function sessionLibvirtd(): Promise<
     await stop()
     throw error
   }
-  return { dir, env, socket, virsh: (uri, ...args) => virsh(uri, args, {}), [Symbol.asyncDispose]: stop }
+  return { dir, env, socket, virsh: (uri, ...args) => virsh(uri, args), [Symbol.asyncDispose]: stop }
 }
 
 function makeDir(): string {
@@ -252,9 +264,9 @@ function makeDir(): string {
   return dir
 }
 
-async function virsh(uri: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<string> {
+async function virsh(uri: string, args: readonly string[]): Promise<string> {
   const whole = uri.replace(/^(\w+):/, '$1+unix:')
-  return (await execa('virsh', ['-q', '-c', whole, ...args], { env: { LC_ALL: 'C', ...env } })).stdout
+  return (await execa('virsh', ['-q', '-c', whole, ...args], { env: { LC_ALL: 'C' } })).stdout
 }
 
 const takesConnections = (to: string | { host: string; port: number }) =>
