@@ -68,7 +68,7 @@ export async function requireSpool(place: View, need: 'read' | 'submit'): Promis
       throw new ClientError(
         73,
         `There is no spool "${place.instance}" below ${l.root}: ${path} does not exist. Start its agent once ` +
-          `(vmspool agent ${place.instance} --root ${l.root}), or name another spool with --instance and --root.`,
+          `(vmspool agent ${place.instance} --root ${l.root}), start a command (vmspool run), or name another spool with --instance and --root.`,
         { cause: error },
       )
     }

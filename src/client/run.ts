@@ -47,7 +47,7 @@ export interface PreparedRun {
  */
 export function prepareRun(place: RunPlace, argv: readonly string[], o: RunOptions): PreparedRun {
   const name = o.name ?? nameOf(argv[0]!)
-  const cwd = resolve(o.cwd ?? '.')
+  const cwd = folderOf(o.cwd)
   const kill_grace_ms = o.kill_grace_ms ?? place.kill_grace_ms
   const given = Object.entries(o.env ?? {})
   const secrets = given.filter(([n]) => looksSecret(n)).map(([n]) => n)
@@ -113,6 +113,15 @@ export function prepareRun(place: RunPlace, argv: readonly string[], o: RunOptio
     },
   }
   return { job, spec }
+}
+
+function folderOf(cwd: string | undefined): string {
+  try {
+    return resolve(cwd ?? '.')
+  } catch (error) {
+    const message = 'The current folder was removed, so a command cannot be started in it. Name another one with --cwd.'
+    throw Object.assign(new Error(message, { cause: error }), { exitCode: 74 })
+  }
 }
 
 /** What a job is called when nobody says: as its program, when that can name a file. */
