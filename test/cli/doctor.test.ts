@@ -33,6 +33,7 @@ test('every check reports, nothing is left behind, and the exit code follows the
     'reflink',
     'space',
     'agent',
+    'history',
   ]) {
     expect(checks, check).toContain(check)
   }

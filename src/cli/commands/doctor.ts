@@ -70,12 +70,14 @@ async function spoolFindings(o: Options): Promise<Finding[]> {
   const { locate } = await import('../../client/place.ts')
   const { checkSpool } = await import('../doctor/spool.ts')
   const { checkFixing } = await import('../doctor/fixing.ts')
+  const { checkHistory } = await import('../doctor/history.ts')
   try {
     const place = await locate(o)
     return [
       { check: 'configuration', state: 'ok', detail: `instance "${place.instance}"` },
       await checkFixing(place.config),
       ...(await checkSpool(place)),
+      await checkHistory(place),
     ]
   } catch (error) {
     const { message } = explain(error)
