@@ -29,8 +29,13 @@ export async function runTui(o: TuiOptions): Promise<number> {
   }
   // Without a spool of that name the instances that there are can still be looked at.
   const all = o.view === 'instances' ? [await locate(o)] : await places(o)
-  const { changes, mount } = await import('./app.ts')
   const screen = terminal(stdin, stdout)
+  // From now on what is typed is not echoed: on the screen to come it would push the first lines aside.
+  stdin.setRawMode(true)
+  const { changes, mount } = await import('./app.ts').catch((error) => {
+    screen.restore()
+    throw error
+  })
   const change = changes()
   const ended = Promise.withResolvers<number>()
   const end = (how: number | Error): void => (typeof how === 'number' ? ended.resolve(how) : ended.reject(how))
@@ -51,7 +56,7 @@ export async function runTui(o: TuiOptions): Promise<number> {
         process.kill(0, 'SIGTSTP')
         // Only who is in the foreground is told of a new size: it may have changed meanwhile.
         process.emit('SIGWINCH')
-        screen.entered()
+        screen.enter()
       }).catch(end)
     },
     redraw() {
@@ -72,7 +77,7 @@ export async function runTui(o: TuiOptions): Promise<number> {
   }
   process.on('exit', lastResort)
   try {
-    screen.entered()
+    screen.enter()
     ink = mount({
       controller: program,
       changes: change,

@@ -6,13 +6,18 @@ import { writeSync } from 'node:fs'
 
 /** Lines that are longer than the screen are cut by it, not continued: one width that we and it count differently harms one line only. */
 const noWrap = '\u001b[?7l'
+/**
+ * The other screen, whose cursor is where it was on this one: behind what was typed while we started. ink enters it too, which
+ * changes nothing any more, and counts on the first column.
+ */
+const enter = '\u001b[?1049h\u001b[H'
 const wrapAgain = '\u001b[?7h'
 /** Colours off, pasted text unmarked, the other screen left, the cursor shown. */
 const leave = '\u001b[0m\u001b[?2004l\u001b[?1049l\u001b[?25h'
 
 export interface Terminal {
-  /** call when the other screen was entered, at the beginning and after a stop */
-  entered(): void
+  /** call before ink does, at the beginning and after a stop */
+  enter(): void
   /** call when it was left in an orderly way */
   left(): void
   /** undoes everything at once, if it was not; safe to call at any time, and twice */
@@ -29,9 +34,9 @@ export function terminal(stdin: NodeJS.ReadStream, stdout: NodeJS.WriteStream & 
     }
   }
   return {
-    entered() {
+    enter() {
       inside = true
-      write(noWrap)
+      write(enter + noWrap)
     },
     left() {
       if (inside) write(wrapAgain)

@@ -36,7 +36,7 @@ async function open(dir: string, o: { preload?: string; prefix?: string } = {}):
 }
 
 describe('the terminal is left clean', () => {
-  test('q, Ctrl+C, TERM, HUP and INT, one after the other in one terminal', async () => {
+  test('q, Ctrl+C, TERM, HUP and INT, one after the other in one terminal', { timeout: 180_000 }, async () => {
     await using dir = await tempDir()
     const { p, line } = await open(dir.path)
     await using _ = p
@@ -91,6 +91,22 @@ describe('the terminal is left clean', () => {
     expect(await p.prompt()).toBe(0)
     await expectClean(p, line)
   })
+})
+
+test('what is typed while it starts is not on the screen, and counts', async () => {
+  await using dir = await tempDir()
+  const layout = await emptySpool(join(dir.path, 'spool'))
+  await using p = await pane(dir.path)
+  // The shell's own echo is what must not shift the first line.
+  await p.type(`clear; printf typed; ${vmspool} tui --root ${layout.root}`)
+  await p.keys('Enter')
+  await p.sees(/^typed/)
+  await p.type('2')
+  const screen = await p.sees('0 VMs')
+  expect(screen.split('\n')[0]).toMatch(/^ vmspool v\S+ VMs +default: 0 VMs$/)
+  await p.type('q')
+  expect(await p.prompt()).toBe(0)
+  expect(await p.screen()).toMatch(/^typed2?<0>\$/)
 })
 
 describe('the terminal goes away', () => {

@@ -33,7 +33,9 @@ async function statusNamed(b: Bed, name: string) {
   return (await listJobs(place)).find((s) => s.name === name)
 }
 
-test('jobs come, run, are looked at, followed, stopped, cancelled and run again; the instance is paused', async () => {
+test('jobs come, run, are looked at, followed, stopped, cancelled and run again; the instance is paused', {
+  timeout: 180_000,
+}, async () => {
   await using dir = await tempDir()
   await using b = await bed(dir.path, { concurrency: { jobs: 3 } })
   b.env.SESSION_SECRET = 'geheim'

@@ -239,7 +239,9 @@ test('details, log and VM of a job', async () => {
   await p.sees(/^> make/m)
 })
 
-test('ten thousand jobs: the first are on the screen at once, keys go through while the others are read, and all are found', async () => {
+test('ten thousand jobs: the first are on the screen at once, keys go through while the others are read, and all are found', {
+  timeout: 120_000,
+}, async () => {
   await using dir = await tempDir()
   const root = join(dir.path, 's')
   const layout = await emptySpool(root)

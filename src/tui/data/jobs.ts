@@ -12,7 +12,7 @@ import { endOfEvents, type EventsPosition, readEvents } from '../../spool/events
 import { type FoundJob, listJobs as listFolders, locate } from '../../spool/find.ts'
 import { statusOf as foldersStatus } from '../../spool/status.ts'
 import { budget } from './budget.ts'
-import { soon, watchFolder } from './watch.ts'
+import { soon, type Watches, watchFolders } from './watch.ts'
 
 export interface Jobs {
   /** newest first; the same array as long as none came or went */
@@ -68,7 +68,7 @@ export function jobsOf(place: Place, o: { changed(): void; failed(error: unknown
   let listed = { at: Number.NEGATIVE_INFINITY, cost: 0 }
   let position: EventsPosition | undefined
   let tick: NodeJS.Timeout | undefined
-  let unwatch: (() => void)[] = []
+  let watches: Watches | undefined
 
   const note = (): void => {
     version += 1
@@ -239,6 +239,7 @@ export function jobsOf(place: Place, o: { changed(): void; failed(error: unknown
     }
     tailSoon()
     agentsAgain()
+    watches?.again()
     o.changed() // ages go on
     if (performance.now() - listed.at > Math.max(listEveryMs, listShare * listed.cost)) listAgain()
     pump()
@@ -279,26 +280,25 @@ export function jobsOf(place: Place, o: { changed(): void; failed(error: unknown
         })
       agentsAgain()
       tick = setInterval(onTick, tickMs)
-      unwatch = [
-        watchFolder(place.layout.control, agentsAgain),
-        watchFolder(place.layout.daemon, (name) => {
+      watches = watchFolders({
+        [place.layout.control]: agentsAgain,
+        [place.layout.daemon]: (name) => {
           if (name === '' || name === 'events.jsonl') tailSoon()
-        }),
-        watchFolder(place.layout.outputJobs, (name) => {
+        },
+        [place.layout.outputJobs]: (name) => {
           if (!ulid.test(name) || statuses.has(name)) return
           add(name)
           note()
           pump()
-        }),
-      ]
+        },
+      })
     },
     stop() {
       stopped = true
       limit.stop()
       clearInterval(tick)
       tailSoon.stop()
-      for (const end of unwatch) end()
-      unwatch = []
+      watches?.stop()
     },
   }
 }

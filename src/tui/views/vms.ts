@@ -3,7 +3,7 @@ import { statePaint } from '../../client/describe.ts'
 import type { Place } from '../../client/place.ts'
 import { age, bytes } from '../../text/people.ts'
 import { cell, harmless } from '../../text/width.ts'
-import { soon, watchFolder } from '../data/watch.ts'
+import { soon, type Watches, watchFolders } from '../data/watch.ts'
 import { type Vm, type VmDetail, vmDetail, vmsIn } from '../data/vms.ts'
 import { type Line, line, overlaid } from '../line.ts'
 import { listControl } from '../list.ts'
@@ -24,7 +24,7 @@ export function vmsScreen(c: Context): Screen {
   let listed = false
   let open = false
   let timer: NodeJS.Timeout | undefined
-  let unwatch = (): void => {}
+  let watches: Watches | undefined
   const place = (): Place => c.place()
 
   async function look(): Promise<void> {
@@ -94,12 +94,12 @@ export function vmsScreen(c: Context): Screen {
     aside: () => line(`${place().instance}: ${ids.length} VM${ids.length === 1 ? '' : 's'} `),
     show() {
       open = true
-      unwatch = watchFolder(place().layout.output, lookSoon)
+      watches = watchFolders({ [place().layout.output]: lookSoon })
       void look()
     },
     hide() {
       open = false
-      unwatch()
+      watches?.stop()
       lookSoon.stop()
       clearTimeout(timer)
     },
