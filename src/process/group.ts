@@ -52,17 +52,52 @@ export function ownMembers(id: ProcessIdentity, o: { live?: boolean } = {}): Pro
   return token === undefined ? [] : all.filter((m) => carriesToken(m.pid, token))
 }
 
+/**
+ * What is ours of the group, and whoever left it but has our token in its environment. For what nobody watched: the look at every
+ * process of the host takes milliseconds.
+ */
+export function ownAnywhere(id: ProcessIdentity): ProcessStat[] {
+  const own = ownMembers(id)
+  const { token } = id
+  if (token === undefined || !isLocal(id)) return own
+  const known = new Set(own.map((m) => m.pid))
+  for (const name of readdirSync('/proc')) {
+    if (!/^[1-9]/.test(name) || known.has(Number(name)) || !carriesToken(Number(name), token)) continue
+    const s = processStat(name)
+    if (s && s.state !== 'Z' && s.state !== 'X') own.push(s)
+  }
+  return own
+}
+
+interface EndOptions {
+  /** see {@link ownMembers} */
+  live?: boolean
+  /** also who left the group, see {@link ownAnywhere} */
+  anywhere?: boolean
+}
+
+const whoIsLeft = (id: ProcessIdentity, o: EndOptions): ProcessStat[] =>
+  o.anywhere ? ownAnywhere(id) : ownMembers(id, o)
+
 /** Sends a signal to what is ours of the group; false when nothing of it is left. */
-function signalGroup(id: ProcessIdentity, signal: NodeJS.Signals, o: { live?: boolean } = {}): boolean {
-  const own = ownMembers(id, o)
+function signalGroup(id: ProcessIdentity, signal: NodeJS.Signals, o: EndOptions): boolean {
+  const own = whoIsLeft(id, o)
   if (own.length === 0) return false
   const leader = processStat(id.pid)
   try {
     // One system call for all of them leaves no gap through which a forking group could escape.
     if (o.live || leader?.start_ticks === id.start_ticks) process.kill(-id.pid, signal)
-    else for (const m of own) process.kill(m.pid, signal)
+    else for (const m of own) if (m.pgrp === id.pid) process.kill(m.pid, signal)
   } catch (e) {
     if ((e as NodeJS.ErrnoException).code !== 'ESRCH') throw e
+  }
+  for (const m of own) {
+    if (m.pgrp === id.pid) continue
+    try {
+      process.kill(m.pid, signal)
+    } catch (e) {
+      if ((e as NodeJS.ErrnoException).code !== 'ESRCH') throw e
+    }
   }
   return true
 }
@@ -72,14 +107,14 @@ function signalGroup(id: ProcessIdentity, signal: NodeJS.Signals, o: { live?: bo
  * the identity belongs to another boot or pid namespace.
  * @throws Error when members survive KILL for ten seconds (uninterruptible sleep, or no right to signal them).
  */
-export async function endGroup(id: ProcessIdentity, graceMs: number, o: { live?: boolean } = {}): Promise<void> {
+export async function endGroup(id: ProcessIdentity, graceMs: number, o: EndOptions = {}): Promise<void> {
   if (!signalGroup(id, 'SIGTERM', o)) return
   const killAt = performance.now() + graceMs
   const giveUpAt = killAt + 10_000
-  while (ownMembers(id, o).length > 0) {
+  while (whoIsLeft(id, o).length > 0) {
     const now = performance.now()
     if (now >= giveUpAt) {
-      const left = ownMembers(id, o).map((m) => `${m.pid} (state ${m.state})`)
+      const left = whoIsLeft(id, o).map((m) => `${m.pid} (state ${m.state})`)
       throw new Error(
         `Process group ${id.pid} did not end ten seconds after SIGKILL; still there: ${left.join(', ')}. ` +
           'A process in state D waits for its disk or its network file system: look at those first.',

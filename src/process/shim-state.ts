@@ -2,7 +2,7 @@
 import { closeSync, constants, mkdirSync, openSync, readFileSync, type FSWatcher, watch, writeSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
-import { endGroup, ownMembers } from './group.ts'
+import { endGroup, ownAnywhere } from './group.ts'
 import { bootId, isAlive, isLocal, type ProcessIdentity } from './identity.ts'
 
 /** `process.json`. */
@@ -37,7 +37,7 @@ export interface ShimExit {
 export type ShimState =
   | { state: 'running'; process: ShimProcess }
   | { state: 'ended'; exit: ShimExit; process?: ShimProcess }
-  /** the shim was killed, and what it carried lives on: nobody will record how it ends */
+  /** the shim was killed, and what it carried lives on, in its group or elsewhere: nobody will record how it ends */
   | { state: 'orphaned'; process: ShimProcess }
   /** nothing of it runs, and nobody recorded how it ended */
   | { state: 'lost'; why: string; process?: ShimProcess }
@@ -76,7 +76,7 @@ export function shimState(dir: string): ShimState {
   if (isAlive(shimOf(process))) return { state: 'running', process }
   const late = readExit(dir) // it ended between our two looks
   if (late) return { state: 'ended', exit: late, process }
-  if (ownMembers(process).length > 0) return { state: 'orphaned', process }
+  if (ownAnywhere(process).length > 0) return { state: 'orphaned', process }
   return { state: 'lost', why: 'its shim was killed, so nobody saw how it ended', process }
 }
 
@@ -141,7 +141,7 @@ export async function stopShim(
       )
     if (after.state !== 'orphaned') return after
   }
-  await endGroup(before.process, grace)
+  await endGroup(before.process, grace, { anywhere: true })
   return shimState(dir)
 }
 

@@ -2,6 +2,7 @@
  * The end of jobs without an agent whose shim could not record it: the host went down, or somebody killed the shim. Whoever looks at
  * such a job and may write says what became of it. A shim that lives has the only word on its job, and another host's is left alone.
  */
+import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import {
   fenceShim,
@@ -50,7 +51,10 @@ export async function settleStarted(s: Spool, job: FoundJob, o: { stoppedBy?: st
   const dir = runFolder(s, job.name.id)
   const state = shimState(dir)
   if (!isOver(s, job.name.id, state)) return false
-  if (state.state === 'lost' && state.process === undefined && !fenceShim(dir)) return false
+  if (state.state === 'lost' && state.process === undefined) {
+    mkdirSync(dir, { recursive: true, mode: 0o700 }) // without it a starter that slept would not be kept out
+    if (!fenceShim(dir)) return false
+  }
   const record = await readRecord(s, job.path).catch((error) => {
     if (errno(error) === 'ENOENT') return undefined // moved by its shim while we looked
     throw error

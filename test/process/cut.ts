@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { prepareRun } from '../../src/client/run.ts'
 import type { RunPlace } from '../../src/client/run-place.ts'
-import { fenceShim, shimState, stopShim } from '../../src/process/index.ts'
+import { fenceShim, shimState, startShim, stopShim } from '../../src/process/index.ts'
 import { environment, orders, perl, program } from '../../src/process/shim-orders.ts'
 import { layoutOf, openSpool, parseJobName, type Spool } from '../../src/spool/index.ts'
 import { settleStarted } from '../../src/spool/settle.ts'
@@ -247,6 +247,18 @@ function findRecord(s: Scene, answer: string): { id: string; started: string } |
     }
   }
   return undefined
+}
+
+/** A job that was settled since nobody had started it, and whoever wanted to start it comes after all. */
+export async function startTooLate(): Promise<{ settled: boolean; failed: unknown; ran: boolean; state: string }> {
+  await using s = await scene()
+  const runs = join(s.dir, 'runs')
+  const { job, spec } = prepareRun(s.place, command(runs), { fsync: false })
+  const name = parseJobName(job.record.slice(job.record.lastIndexOf('/') + 1))!
+  const settled = await settleStarted(s.spool, { name, state: 'started', path: job.record })
+  const late = await startShim(spec)
+  const failed = 'failed' in late ? late.failed.spawn_error : undefined
+  return { settled, failed, ran: existsSync(runs), state: JSON.parse(readFileSync(job.result, 'utf8')).state }
 }
 
 export function summary(what: string, r: CutReport): string {

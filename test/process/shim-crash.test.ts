@@ -1,7 +1,7 @@
 // Whoever is killed, and whenever: what is on record is true.
 import { describe, expect, test } from 'vitest'
 import { vmspool } from '../support/agent.ts'
-import { changing, cutShim, cutStarter, summary } from './cut.ts'
+import { changing, cutShim, cutStarter, startTooLate, summary } from './cut.ts'
 
 // Every call, and more starts, are part of `npm run soak`.
 describe.concurrent('the record is true', () => {
@@ -13,6 +13,11 @@ describe.concurrent('the record is true', () => {
       expect(report.killed).toBeGreaterThan(report.points * 0.7)
       expect([report.never, report.known, report.unseen].every((n) => n > 0)).toBe(true)
     }
+  })
+
+  test('when it is settled that a command never ran: whoever starts it then is too late', async () => {
+    const told = await startTooLate()
+    expect(told).toMatchObject({ settled: true, ran: false, state: 'failed', failed: { step: 'record', errno: 21 } })
   })
 
   test('when `vmspool run` is killed on its way', { timeout: 240_000 }, async () => {

@@ -117,6 +117,19 @@ describe.concurrent('ending a tree', () => {
   })
 })
 
+test('what left the group of a killed shim’s command is found by its mark, and ended too', async () => {
+  await using b = await shimBed()
+  const daemon = `setsid -f sh -c 'echo $$ > ${b.dir}/daemon; exec sleep 600' </dev/null >/dev/null 2>&1`
+  const s = await b.start(['/bin/sh', '-c', `${daemon}; while :; do sleep 600; done`])
+  const away = await pidIn(b, 'daemon')
+  process.kill(s.process.shim.pid, 'SIGKILL')
+  process.kill(-s.process.pid, 'SIGKILL')
+  await until('the group is gone', () => identify(s.process.pid) === undefined)
+  expect(shimState(s.dir)).toMatchObject({ state: 'orphaned' })
+  expect(await stopShim(s.dir, { by: 'me', graceMs: 5000 })).toMatchObject({ state: 'lost' })
+  expect(isAlive(away)).toBe(false)
+})
+
 /** A user of nobody's, whose processes are counted alone: the bomb goes off inside its own limit, not the machine's. */
 const asNobodyElse = (uid: number, processes: number) => [
   'setpriv',
