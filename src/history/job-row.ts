@@ -188,9 +188,9 @@ function object(value: unknown): Fields | undefined {
 function text(value: unknown): string | null {
   return typeof value === 'string' && value !== '' ? value : null
 }
-/** Integers alone: SQLite's STRICT tables take no others in such a column. */
+/** Integers alone: SQLite's STRICT tables take nothing else in such a column, and one bad file must not hold up the others. */
 function number(value: unknown): number | null {
-  return typeof value === 'number' && Number.isFinite(value) ? Math.round(value) : null
+  return typeof value === 'number' && Number.isSafeInteger(Math.round(value)) ? Math.round(value) : null
 }
 function time(value: unknown): number | null {
   return typeof value === 'string' ? number(Date.parse(value)) : null
@@ -203,5 +203,5 @@ function shell(value: unknown): string | null {
 }
 function sum(list: unknown, field: string): number | null {
   if (!Array.isArray(list) || list.length === 0) return null
-  return list.reduce((n: number, x) => n + (number(object(x)?.[field]) ?? 0), 0)
+  return number(list.reduce((n: number, x) => n + (number(object(x)?.[field]) ?? 0), 0))
 }

@@ -172,6 +172,30 @@ describe('following', () => {
     expect(rows(view.history!).map((r) => r.id)).toEqual(left)
   })
 
+  test('files with nonsense in them are indexed as far as they make sense', async () => {
+    await using dir = await tempDir()
+    const view = viewOf(dir.path)
+    for (let n = 0; n < 6; n++) makeJob(view.layout, n)
+    const spoil = (n: number, file: string, content: string) =>
+      writeFileSync(join(view.layout.outputJobs, idOf(n), file), content)
+    spoil(
+      0,
+      'result.json',
+      '{"duration_ms": 1e300, "exit_code": 1.5e308, "artifacts": [{"size_bytes": 9e15}, {"size_bytes": 9e15}]}',
+    )
+    spoil(1, 'result.json', '[1, 2')
+    spoil(2, 'status.json', 'null')
+    spoil(
+      3,
+      'result.json',
+      '{"error": {"code": 7, "message": {"a": 1}}, "finished_at": "yesterday", "disks": [null, 5]}',
+    )
+    spoil(4, 'status.json', '{"state": "succeeded", "pid": "x", "command": [], "name": 5, "exit_code": null}')
+    spoil(5, 'result.json', `{"error": {"code": "x", "message": ${JSON.stringify('\ud800\u0000'.repeat(20_000))}}}`)
+    await fill(view)
+    expect(rows(view.history!).map((r) => r.id)).toEqual([0, 1, 2, 3, 4, 5].map(idOf))
+  })
+
   test('half a line, a line that is no event and an event of a job that is not there do no harm', async () => {
     await using dir = await tempDir()
     const view = viewOf(dir.path)
