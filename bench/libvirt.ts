@@ -2,7 +2,7 @@
 // with 200 domains in a private libvirtd. Root only, as that daemon is. Run by hand; fails nothing.
 import { spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { execa } from 'execa'
@@ -40,6 +40,7 @@ async function timed(work: () => Promise<unknown>): Promise<number> {
   return performance.now() - at
 }
 
+const load = loadavg()[0]!
 const dir = await mkdtemp(join(tmpdir(), 'vsbench-'))
 try {
   say(`Machine: ${await machine(dir)}.\n`)
@@ -111,6 +112,7 @@ try {
   say(
     `\nResident memory: this process with Node and all ${format(before)} MiB, after ${ROUNDS * 5} more XMLs ${format(after)} MiB; one \`virsh\` ${format(peer)} MiB.`,
   )
+  say(`\nLoad average: ${format(load)} at the start, ${format(loadavg()[0]!)} at the end.`)
   if (process.argv.includes('--write')) await writePart('libvirt', out)
 } finally {
   await rm(dir, { recursive: true, force: true })

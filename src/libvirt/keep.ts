@@ -79,9 +79,11 @@ export function keepConnected(uri: string, o: KeepOptions = {}): Link {
           break
         }
         become({ state: 'connected', since: new Date(), session })
+        const began = performance.now()
         const why = await session.ended
         attempts = 0
-        wait = first
+        // a daemon that lets us in and dies of it again and again is not asked ten times a second
+        if (performance.now() - began > last) wait = first
         if (!closing.signal.aborted) become({ state: 'connecting', since: new Date(), attempts, error: why })
       } catch (error) {
         if (closing.signal.aborted) break

@@ -51,8 +51,8 @@ describe.runIf(isRoot)('a daemon that', () => {
   })
 
   test('is frozen does not answer pings: the connection ends, and every call with it', async () => {
-    const c = await connect(uri, { keepalive: { interval_ms: 100, misses: 3 } })
-    await sleep(600) // it answers, so this is no reason
+    const c = await connect(uri, { keepalive: { interval_ms: 300, misses: 5 } })
+    await sleep(2500) // idle for longer than that, but it answers
     expect(c.isOver()).toBe(false)
     const events = await c.events()
     const next = events.next()
@@ -82,6 +82,15 @@ describe.runIf(isRoot)('a daemon that', () => {
     await expect(asked).rejects.toThrow('enough')
     await expect(c.host.version({ signal: stop.signal })).rejects.toThrow('enough')
     await daemon.signal('CONT')
+    expect(await c.host.version()).toMatch(/^\d/)
+  })
+
+  test('answers while this process stands still: neither deadline nor pings are held against it', async () => {
+    await using c = await connect(uri, { keepalive: { interval_ms: 50, misses: 2 } })
+    const asked = c.host.version({ deadline_ms: 100 })
+    for (const until = performance.now() + 1000; performance.now() < until; );
+    expect(await asked).toMatch(/^\d/)
+    expect(c.isOver()).toBe(false)
     expect(await c.host.version()).toMatch(/^\d/)
   })
 
@@ -145,7 +154,7 @@ describe.runIf(isRoot)('a link', () => {
     const failures: unknown[] = []
     await using link = keepConnected(uri, {
       retry_ms: { first: 20, last: 100 },
-      keepalive: { interval_ms: 500, misses: 3 },
+      keepalive: { interval_ms: 500, misses: 8 },
       onFailure: (e) => failures.push(e),
     })
     const sessions = link[Symbol.asyncIterator]()
