@@ -76,7 +76,8 @@ export async function settleAllStarted(
     try {
       if (await settleStarted(s, { name, state: 'started', path: join(s.layout.started, file) })) out.push(name.id)
     } catch (error) {
-      o.onError?.(name.id, error)
+      // Another user's is his to settle.
+      if (errno(error) !== 'EACCES' && errno(error) !== 'EPERM') o.onError?.(name.id, error)
     }
   }
   return out
