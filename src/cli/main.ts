@@ -21,7 +21,8 @@ if (done === undefined) {
   // A reader that goes away (`vmspool list | head -1`) is not an error of ours.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(0)
-    throw error
+    process.stderr.write(`vmspool: What it prints cannot be written: ${error.message}.\n`)
+    process.exit(74) // exitCodes.io
   })
   const { main } = await import('./program.ts')
   process.exitCode = await main(args)

@@ -116,6 +116,15 @@ describe('what a command wrote', () => {
       out: Buffer.alloc(0),
       err: expect.stringContaining('do not tell the streams apart'),
     })
+    const full = spawn('/bin/sh', ['-c', `exec ${vmspool} logs old --root ${dir.path}/spool >/dev/full`], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    })
+    let said = ''
+    full.stderr.on('data', (d) => {
+      said += d
+    })
+    expect(await new Promise((resolve) => full.on('close', resolve))).toBe(74)
+    expect(said).toMatch(/^vmspool: What it prints cannot be written: ENOSPC/)
     await rm(await logOf(dir.path))
     expect(await line(['logs', 'old'])).toMatchObject({
       code: 0,
