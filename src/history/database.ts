@@ -29,7 +29,7 @@ const BUSY_MS = 10_000
  * @throws HistoryError 73 when it cannot be made, 77 when it may not be written, 78 on a network filesystem, for a file that is not a
  *   history, and for one of a newer version
  */
-export function openHistory(path: string, o: { cacheKiB?: number; busyMs?: number } = {}): History {
+export function openHistory(path: string, o: { cacheKiB?: number } = {}): History {
   prepareFolder(path)
   let note: string | undefined
   try {
@@ -107,8 +107,8 @@ function mayWrite(path: string): boolean {
   }
 }
 
-function connect(path: string, o: { cacheKiB?: number; busyMs?: number }): History {
-  const db = new DatabaseSync(path, { timeout: o.busyMs ?? BUSY_MS })
+function connect(path: string, o: { cacheKiB?: number }): History {
+  const db = new DatabaseSync(path, { timeout: BUSY_MS })
   try {
     db.exec(`PRAGMA synchronous = NORMAL; PRAGMA cache_size = -${o.cacheKiB ?? 2048}; PRAGMA temp_store = MEMORY`)
     if (pragma(db, 'application_id') !== applicationId || pragma(db, 'user_version') !== version)
