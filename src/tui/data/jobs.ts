@@ -167,11 +167,15 @@ export function jobsOf(place: Place, o: { changed(): void; failed(error: unknown
 
   const watcher = watchAgents(place, place.config.lease.timeout)
   async function lookAtAgents(): Promise<void> {
-    const paused = await isPaused(place.spool)
-    // Of another host's agent it takes a while to tell: until then it counts as alive.
-    const now = { paused, alive: (await watcher.look()).some((a) => a.state !== 'dead') }
-    if (now.paused !== agents.paused || now.alive !== agents.alive) o.changed()
-    agents = now
+    const before = agents
+    try {
+      // Of another host's agent it takes a while to tell: until then it counts as alive.
+      const alive = (await watcher.look()).some((a) => a.state !== 'dead')
+      agents = { paused: await isPaused(place.spool), alive }
+    } catch (error) {
+      if (!['EACCES', 'EPERM'].includes(String((error as NodeJS.ErrnoException).code))) throw error
+    }
+    if (before.paused !== agents.paused || before.alive !== agents.alive) o.changed()
   }
   const agentsAgain = oneAtATime(lookAtAgents, o.failed)
 
