@@ -142,6 +142,16 @@ export function openLogWriter(o: LogWriterOptions): LogWriter {
     lost = { bytes: lost.bytes + bytes, why: (error as Error).message }
   }
 
+  /** @throws what rotating throws, when the file is twice as large as it may be and has to wait */
+  async function rotated(): Promise<boolean> {
+    try {
+      return (await rotate(files)) !== undefined
+    } catch (error) {
+      if (known.size >= 2 * limits.max_bytes) throw error
+      return false
+    }
+  }
+
   async function drain(): Promise<void> {
     for (let force = false; queue.length > 0; ) {
       try {
@@ -149,7 +159,7 @@ export function openLogWriter(o: LogWriterOptions): LogWriter {
         force = false
         if (!full) continue
         await compressing // a flood waits here instead of filling the disk
-        if ((await rotate(files)) !== undefined) compressInBackground()
+        if (await rotated()) compressInBackground()
         // Another process rotates just now, or died doing so: not for ever.
         else if (known.size < 2 * limits.max_bytes) force = true
         else await sleep(20)
