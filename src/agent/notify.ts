@@ -26,6 +26,8 @@ export interface NotifyOptions {
   env?: NodeJS.ProcessEnv
   /** sends one message; false when it was not taken and is to come again */
   send?: (message: string) => boolean
+  /** an operation on the spool that takes longer than this, in ms, waits for the file system */
+  slowDiskMs?: number
 }
 
 export function tellManager(a: Agent, o: NotifyOptions = {}): Manager {
@@ -63,9 +65,10 @@ export function tellManager(a: Agent, o: NotifyOptions = {}): Manager {
     const lines: string[] = []
     if (a.draining && phase === 'running') {
       phase = 'stopping'
+      extended = Number.NEGATIVE_INFINITY
       lines.push('STOPPING=1')
     }
-    const disk = waitingForDisk(10_000, now)
+    const disk = waitingForDisk(o.slowDiskMs ?? 10_000, now)
     const stuck = disk || watchdog === undefined ? undefined : stuckLoop(a, watchdog, now)
     if (stuck && !complained) a.log.error('watchdog.hungry', { loop: stuck.name, silent_ms: Math.round(stuck.ms) })
     complained = stuck !== undefined

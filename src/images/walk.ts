@@ -2,6 +2,7 @@ import { constants, type Stats } from 'node:fs'
 import { type FileHandle, open, realpath } from 'node:fs/promises'
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path'
 import { ImageError } from './errors.ts'
+import { hiddenHint } from './hidden.ts'
 
 /**
  * Opens untrusted paths by walking down from a trusted folder one component at a time, never through a link, so that
@@ -61,7 +62,7 @@ export async function openBeneath(path: string, roots: readonly string[]): Promi
     return { path: full, handle, stat, folders, borrowed: false, close: () => closeAll([handle, ...folders]) }
   } catch (e) {
     await closeAll(folders)
-    throw explain(e, full, at)
+    throw await explain(e, full, at)
   }
 }
 
@@ -81,7 +82,7 @@ export async function openSibling(of: OpenedFile, name: string): Promise<OpenedF
     const { handle, stat } = await openIn(of.folders.at(-1)!, name, path)
     return { path, handle, stat, folders: of.folders, borrowed: true, close: () => closeAll([handle]) }
   } catch (e) {
-    throw explain(e, path, path)
+    throw await explain(e, path, path)
   }
 }
 
@@ -127,14 +128,16 @@ function linkRefused(path: string, at: string): ImageError {
   )
 }
 
-function explain(e: unknown, path: string, at: string): unknown {
+async function explain(e: unknown, path: string, at: string): Promise<unknown> {
   if (e instanceof ImageError) return e
   const code = (e as NodeJS.ErrnoException).code
   const via = at === path ? '' : ` (at ${q(at)})`
   if (code === 'ENOENT') {
     return new ImageError(`The file ${q(path)} does not exist${via}.`, {
       code: 'not-found',
-      hint: 'Check the path; it must be visible on the host where the agent runs (a private /tmp or another host hides it).',
+      hint:
+        (await hiddenHint(path)) ??
+        'Check the path; it must be visible on the host where the agent runs (a private /tmp or another host hides it).',
       cause: e,
     })
   }
@@ -150,7 +153,9 @@ function explain(e: unknown, path: string, at: string): unknown {
   if (code === 'EACCES' || code === 'EPERM') {
     return new ImageError(`The agent may not read ${q(path)}${via}.`, {
       code: 'permission',
-      hint: "Give the agent's user read permission on the file and search permission on its folders.",
+      hint:
+        (await hiddenHint(path)) ??
+        "Give the agent's user read permission on the file and search permission on its folders.",
       cause: e,
     })
   }

@@ -53,6 +53,7 @@ export const forSoak = {
   'virt-customize': 'guestfs-tools',
   guestfish: 'guestfish',
   supermin: 'supermin',
+  'systemd-analyze': 'systemd',
   'systemd-nspawn': 'systemd-container',
   depmod: 'kmod',
 }

@@ -5,6 +5,7 @@ const first = [
   'test/crash/',
   'test/chaos/',
   'test/sim/',
+  'test/systemd/',
   'test/contract/',
   'test/e2e/',
   'test/convert/',
