@@ -41,7 +41,8 @@ export function takeSecrets(root: Record<string, unknown>, say: Say): boolean {
   return found
 }
 
-const ASSIGNED = /(?<![\w.-])([A-Za-z_][\w.-]{0,99})(\\?["']?\s{0,9}[:=]\s{0,99})(\\?["'](?:[^"'\\]|\\.)*\\?["']?|[^\s{["'][^\n}]*)/g
+const ASSIGNED =
+  /(?<![\w.-])([A-Za-z_][\w.-]{0,99})(\\?["']?\s{0,9}[:=]\s{0,99})(\\?["'](?:[^"'\\]|\\.)*\\?["']?|[^\s{["'][^\n}]*)/g
 
 /** A text without what follows the names of secrets: parsers quote the line at which they stop. */
 export function withoutSecrets(text: string): string {

@@ -54,6 +54,7 @@ export function limitedBy(l: Limits, o: LimitOptions): LimitedBy {
     const level = l.ionice === 'idle' || l.ionice_level === undefined ? [] : ['-n', String(l.ionice_level)]
     const words = [
       'ionice',
+      '-t', // where it is not allowed (our units' system call filter) the program runs all the same, as with nice
       '-c',
       { realtime: '1', 'best-effort': '2', idle: '3' }[l.ionice ?? 'best-effort'],
       ...level,

@@ -39,6 +39,9 @@ export const forTests = {
   // a writer of VMDKs and a reader of qcow2 that are not qemu's
   '/usr/lib/python3/dist-packages/VMDKstream.py': 'python3-vmdkstream',
   '7zz': '7zip',
+  // what judges the units, and the container in which they run
+  'systemd-analyze': 'systemd',
+  'systemd-nspawn': 'systemd-container',
   // the terminal in which the terminal UI is driven
   tmux: 'tmux',
 }
@@ -53,8 +56,6 @@ export const forSoak = {
   'virt-customize': 'guestfs-tools',
   guestfish: 'guestfish',
   supermin: 'supermin',
-  'systemd-analyze': 'systemd',
-  'systemd-nspawn': 'systemd-container',
   depmod: 'kmod',
 }
 export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq', sqlite3: 'sqlite3', 'mkfs.xfs': 'xfsprogs' }

@@ -1,128 +1,194 @@
-// systemd as PID 1 in a container over this host's own root: booted in a second, without a download, gone without a trace.
-import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs'
+// A real systemd as PID 1: a container (systemd-nspawn) whose root is this host's own below a layer in memory, with our units in it.
+// Nothing is downloaded and nothing is written to the host; the mounts live in a name space of their own and end with it.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { existsSync, readFileSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { execa } from 'execa'
+import { home } from './agent.ts'
+import { type OwnCgroup, ownCgroup } from './own-cgroup.ts'
 import { until } from './wait.ts'
 
+export interface BoxProcess {
+  /** as the host sees it */
+  pid: number
+  argv: string[]
+}
+
 export interface SystemdBox extends AsyncDisposable {
-  /** its root as this host sees it: changes are made in memory and are gone afterwards */
+  /** the container's root, as the host can reach it */
   root: string
-  /** runs a program inside; its output, both streams */
-  run(argv: string[], o?: { env?: Record<string, string> }): { code: number | null; out: string }
+  /** runs a program in it, as root; never throws */
+  run(...argv: string[]): Promise<{ code: number; stdout: string; stderr: string }>
+  /** the same; what it prints. @throws when it does not end with 0 */
+  ok(...argv: string[]): Promise<string>
+  /** a property of a unit, as `systemctl show` prints it */
+  show(unit: string, property: string): Promise<string>
+  /** processes of a unit, by its control group */
+  processes(unit: string): BoxProcess[]
+  /** what PID 1 and the journal know, for a failed wait */
+  console(): string
 }
 
-const sh = (program: string, ...args: string[]): void => {
-  execFileSync(program, args, { stdio: ['ignore', 'ignore', 'inherit'] })
-}
+const V1_LIMITS = ['memory', 'cpu', 'cpuacct', 'pids', 'blkio']
+const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
-const CONTROLLERS = ['cpu', 'cpuacct', 'cpuset', 'memory', 'devices', 'freezer', 'blkio', 'pids', 'systemd', 'unified']
-
-/** Our own place in each hierarchy of control groups (v1): systemd would leave groups of its own in the host's roots. */
-function groupsOf(name: string): string[] {
-  const base = '/sys/fs/cgroup'
-  if (existsSync(join(base, 'cgroup.controllers'))) return []
-  const own = readFileSync('/proc/self/cgroup', 'utf8')
-  return CONTROLLERS.flatMap((c) => {
-    const dir = join(base, c)
-    if (!existsSync(dir)) return []
-    const at = c === 'memory' ? (/:memory:(.*)/.exec(own)?.[1] ?? '') : ''
-    return [join(dir, at, name)]
-  })
-}
-
-function enter(group: string): string {
-  const parent = join(group, '..')
-  mkdirSync(group, { recursive: true })
-  if (existsSync(join(group, 'cpuset.cpus')))
-    for (const file of ['cpuset.cpus', 'cpuset.mems'])
-      writeFileSync(join(group, file), readFileSync(join(parent, file)))
-  return join(group, 'cgroup.procs')
-}
-
-function removeGroups(dir: string): void {
-  if (!existsSync(dir)) return
-  for (const e of readdirSync(dir)) if (statSync(join(dir, e)).isDirectory()) removeGroups(join(dir, e))
+/** Why there can be no box here; undefined when there can. */
+export async function noBox(): Promise<string | undefined> {
+  if (process.getuid?.() !== 0) return 'only root can start a container'
+  for (const program of ['systemd-nspawn', 'nsenter', 'unshare', 'systemd-analyze'])
+    if (!PATH.split(':').some((dir) => existsSync(join(dir, program)))) return `${program} is not installed`
+  const dir = await mkdtemp(join(tmpdir(), 'vs-'))
   try {
-    execFileSync('rmdir', [dir], { stdio: 'ignore' })
-  } catch {
-    // a process is still leaving it; the caller looks again
+    await execa('unshare', ['--mount', '--propagation', 'private', 'sh', '-ec', layers, 'sh', dir, 'true'])
+    const group = ownCgroup(`vmspool-probe-${randomUUID().slice(0, 8)}`)
+    if (!group.remove()) return 'control groups cannot be removed here'
+    return undefined
+  } catch (e) {
+    return (e as { stderr?: string }).stderr || (e as Error).message
+  } finally {
+    await rm(dir, { recursive: true, force: true })
   }
 }
 
-/** @throws Error when no container can be made here (no root, no overlay) */
+/** In a mount name space of its own: a layer in memory over the host's root at $1/m/root. */
+const layers = `mkdir -p "$1/m"; mount -t tmpfs tmpfs "$1/m"; mkdir "$1/m/up" "$1/m/work" "$1/m/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/m/up,workdir=$1/m/work" "$1/m/root"
+shift; exec "$@"`
+
 export async function systemdBox(): Promise<SystemdBox> {
-  const dir = mkdtempSync(join(tmpdir(), 'vs-systemd-'))
-  const name = dir.slice(dir.lastIndexOf('/') + 1).toLowerCase()
-  sh('mount', '-t', 'tmpfs', 'tmpfs', dir)
-  const root = join(dir, 'root')
-  for (const d of ['up', 'work', 'root']) mkdirSync(join(dir, d))
-  sh('mount', '-t', 'overlay', 'overlay', '-o', `lowerdir=/,upperdir=${dir}/up,workdir=${dir}/work`, root)
-  rmSync(join(root, 'etc/machine-id'), { force: true })
-  writeFileSync(join(root, 'etc/machine-id'), 'uninitialized\n')
-  const units = join(root, 'etc/systemd/system')
-  mkdirSync(units, { recursive: true })
-  for (const unit of ['getty.target', 'nftables.service']) {
-    rmSync(join(units, unit), { force: true })
-    symlinkSync('/dev/null', join(units, unit))
-  }
-  const groups = groupsOf(name)
-  const enterAll = groups.map((g) => `echo $$ > ${enter(g)}`).join('\n')
-  const nspawn = `systemd-nspawn -D ${root} --boot --private-network --register=no --keep-unit -M ${name} --capability=all systemd.unit=basic.target`
-  const child: ChildProcess = spawn('bash', ['-c', `${enterAll}\nexec ${nspawn}`], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  const said: string[] = []
-  for (const stream of [child.stdout!, child.stderr!]) stream.on('data', (c) => said.push(String(c)))
-  const ended = new Promise<void>((resolve) => child.on('close', () => resolve()))
-  const leader = await until(
-    'systemd has a process',
-    () => {
-      if (child.exitCode !== null) throw new Error(`The container did not start:\n${said.join('')}`)
-      return spawnSync('pgrep', ['-P', String(child.pid)], { encoding: 'utf8' }).stdout.split('\n')[0]
-    },
-    { every_ms: 50 },
+  const dir = await mkdtemp(join(tmpdir(), 'vs-'))
+  const name = `vmspool-${randomUUID().slice(0, 8)}`
+  const group = ownCgroup(name)
+  const kvm = existsSync('/dev/kvm') ? ['--bind=/dev/kvm'] : []
+  // It waits for a word, so that it is in its control group before it begins.
+  const keeper = spawn(
+    'unshare',
+    [
+      ...['--mount', '--propagation', 'private', 'sh', '-ec', `read go; ${layers}`, 'sh', dir, 'sh', '-ec', install],
+      ...['sh', `${dir}/m/root`, join(home, 'systemd')],
+      ...['systemd-nspawn', '--quiet', '-D', `${dir}/m/root`, '--boot', '--private-network', '--register=no'],
+      ...['--keep-unit', '-M', name, '--capability=all', ...kvm, `--bind-ro=${home}:/usr/lib/vmspool`],
+      'systemd.unit=basic.target',
+    ],
+    { stdio: ['pipe', 'pipe', 'pipe'] },
   )
-  const inside = (argv: string[], env: Record<string, string> = {}) => {
-    const words = ['-t', leader, '-a', 'env', ...Object.entries(env).map(([k, v]) => `${k}=${v}`), ...argv]
-    const r = spawnSync('nsenter', words, { encoding: 'utf8' })
-    return { code: r.status, out: r.stdout + r.stderr }
+  const said: Buffer[] = []
+  keeper.stdout.on('data', (d: Buffer) => said.push(d))
+  keeper.stderr.on('data', (d: Buffer) => said.push(d))
+  const text = (): string => Buffer.concat(said).toString()
+  const ended = new Promise<void>((resolve) => keeper.on('close', () => resolve()))
+  try {
+    group.take(keeper.pid as number)
+    keeper.stdin.end('go\n')
+    return await booted(dir, keeper, group, ended, text)
+  } catch (e) {
+    keeper.kill('SIGKILL')
+    await removed(dir, group)
+    throw e
   }
-  await until('systemd is up', () => /running|degraded/.test(inside(['systemctl', 'is-system-running']).out), {
-    every_ms: 100,
-    also: () => said.join(''),
-  })
-  if (groups.length > 0) {
-    // nspawn mounts the controllers of v1 read-only: limits would silently not be applied.
-    for (const c of ['memory', 'cpu', 'cpuacct', 'pids'])
-      spawnSync('nsenter', ['-t', leader, '-m', 'mount', '-o', 'remount,bind,rw', `/sys/fs/cgroup/${c}`])
-    inside(['systemctl', 'daemon-reexec'])
+}
+
+/** Everything that is on this host and not ours is left out; then our units, as an installation puts them there. */
+const install = `root=$1 units=$2; shift 2
+rm -rf "$root/etc/systemd/system" "$root/etc/vmspool" "$root/var/cache/vmspool" "$root/var/lib/vmspool" "$root/var/log/journal"
+mkdir -p "$root/etc/systemd/system" "$root/usr/lib/vmspool" "$root/usr/local/bin" "$root/usr/lib/sysusers.d" "$root/etc/vmspool"
+echo uninitialized >"$root/etc/machine-id"
+for unit in getty.target systemd-udevd.service systemd-udev-trigger.service systemd-tmpfiles-clean.timer; do ln -s /dev/null "$root/etc/systemd/system/$unit"; done
+cp "$units"/agent*.service "$units"/agent.target "$root/etc/systemd/system/"
+cp "$units/vmspool.sysusers" "$root/usr/lib/sysusers.d/vmspool.conf"
+systemd-sysusers --root="$root" vmspool.conf >/dev/null
+ln -sf /usr/lib/vmspool/bin/vmspool "$root/usr/local/bin/vmspool"
+exec "$@"`
+
+async function booted(
+  dir: string,
+  keeper: ChildProcess,
+  group: OwnCgroup,
+  ended: Promise<void>,
+  text: () => string,
+): Promise<SystemdBox> {
+  const leader = await until(
+    'the container has a PID 1',
+    () => {
+      if (keeper.exitCode !== null) throw new Error(`The container ended at once:\n${text()}`)
+      return group.pids().find((pid) => pidInside(pid) === 1)
+    },
+    { also: text },
+  )
+  const enter = ['--target', String(leader), '--all', '--', 'env', '-i', `PATH=${PATH}`, 'LANG=C.UTF-8', 'TERM=dumb']
+  const run: SystemdBox['run'] = async (...argv) => {
+    const r = await execa('nsenter', [...enter, ...argv], { reject: false, stdin: 'ignore' })
+    return { code: r.exitCode ?? 255, stdout: r.stdout, stderr: r.stderr }
   }
+  const ok: SystemdBox['ok'] = async (...argv) => {
+    const r = await run(...argv)
+    if (r.code !== 0) {
+      const journal = await run('journalctl', '--no-pager', '-o', 'cat', '-n', '60')
+      throw new Error(`\`${argv.join(' ')}\` ended with ${r.code}: ${r.stderr}${r.stdout}\n${journal.stdout}`)
+    }
+    return r.stdout
+  }
+  await until(
+    'systemd is up',
+    async () => /^(running|degraded)/.test((await run('systemctl', 'is-system-running')).stdout),
+    {
+      also: text,
+      every_ms: 50,
+    },
+  )
+  // nspawn mounts the controllers of version 1 read-only, and limits are then silently not applied.
+  const v1 = V1_LIMITS.filter((c) => existsSync(`/sys/fs/cgroup/${c}/cgroup.procs`))
+  for (const c of v1) {
+    await execa('nsenter', ['-t', String(leader), '-m', 'mount', '-o', 'remount,bind,rw', `/sys/fs/cgroup/${c}`], {
+      reject: false,
+    })
+  }
+  if (v1.length > 0) await ok('systemctl', 'daemon-reexec')
+
   return {
-    root,
-    run: (argv, o) => inside(argv, o?.env),
+    root: `/proc/${leader}/root`,
+    run,
+    ok,
+    show: async (unit, property) => (await ok('systemctl', 'show', '--property', property, '--value', unit)).trim(),
+    processes(unit) {
+      return group
+        .pids()
+        .filter((pid) => read(`/proc/${pid}/cgroup`).includes(`/${unit}\n`))
+        .map((pid) => ({ pid, argv: read(`/proc/${pid}/cmdline`).split('\0').slice(0, -1) }))
+        .filter((p) => p.argv.length > 0)
+    },
+    console: text,
     async [Symbol.asyncDispose]() {
-      spawnSync('kill', ['-s', 'RTMIN+4', leader]) // an orderly power-off
-      const late = setTimeout(() => child.kill('SIGKILL'), 20_000)
+      // poweroff; Node has no names for real-time signals
+      await execa('kill', ['-s', 'RTMIN+4', String(leader)], { reject: false })
+      const late = setTimeout(() => keeper.kill('SIGKILL'), 15_000)
       await ended
       clearTimeout(late)
-      await until('its control groups are gone', () => {
-        for (const g of groups) removeGroups(g)
-        return groups.every((g) => !existsSync(g))
-      })
-      sh('umount', root)
-      sh('umount', dir)
-      rmSync(dir, { recursive: true, force: true })
+      await removed(dir, group)
     },
+  }
+}
+
+async function removed(dir: string, group: OwnCgroup): Promise<void> {
+  await until('the control group of the container is gone', () => group.remove(), {
+    also: () => group.pids().join(' '),
+  })
+  await rm(dir, { recursive: true, force: true })
+}
+
+/** The process id in the innermost pid name space. */
+function pidInside(pid: number): number | undefined {
+  const ids = /^NSpid:\s*(.+)$/m.exec(read(`/proc/${pid}/status`))?.[1]?.split(/\s+/)
+  return ids && ids.length > 1 ? Number(ids.at(-1)) : undefined
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
   }
 }

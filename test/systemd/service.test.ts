@@ -1,4 +1,4 @@
-// The units as they are, under a real systemd as PID 1 (test/support/unit-box.ts).
+// The units as they are, under a real systemd as PID 1 (test/support/systemd-box.ts).
 import { randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { chmod, chown, mkdir, readFile, rename, writeFile } from 'node:fs/promises'
@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { makeDisk, type TestDisk } from '../support/disks.ts'
 import { artifactManifest, commandManifest } from '../support/manifests.ts'
-import { noBox, systemdBox, type SystemdBox } from '../support/unit-box.ts'
+import { noBox, systemdBox, type SystemdBox } from '../support/systemd-box.ts'
 import { type TempDir, tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
 
@@ -33,8 +33,11 @@ describe.skipIf(because !== undefined)('under systemd', { timeout: 180_000 }, ()
     await chown(file, as, as)
     await rename(file, spool(instance, `queue/${name}.json`))
   }
-  const command = (name: string, script: string) =>
-    commandManifest(name, ['/bin/sh', '-c', script], { retry: { max_attempts: 0 } })
+  const command = (name: string, script: string, limits?: object) => ({
+    ...commandManifest(name, ['/bin/sh', '-c', script]),
+    command: { argv: ['/bin/sh', '-c', script], ...(limits ? { limits } : {}) },
+    retry: { max_attempts: 0 },
+  })
 
   async function json(path: string): Promise<Json | undefined> {
     try {
@@ -161,7 +164,7 @@ describe.skipIf(because !== undefined)('under systemd', { timeout: 180_000 }, ()
       try touch /var/lib/vmspool/default/queue/x; try touch /etc/x; try touch /srv/x; try touch /var/lib/vmspool/vsphere/output/x
       try test -e /home/someone; try test -e /root/someone; try touch /tmp/x; try ls /var/tmp/x; try test -e /dev/vda; try ls /run/credentials/*/agent.yaml
       try test -w /dev/kvm; try unshare --user true; try nice -n 3 true; env`
-    await drop('vsphere', command('looks', look))
+    await drop('vsphere', command('looks', look, { nice: 3, ionice: 'idle', memory: '4G', cpu_time: '1m' }))
     const { id } = await state('vsphere', 'looks', 'succeeded', 'failed')
     const said = await log('vsphere', id)
     const seen = Object.fromEntries([...said.matchAll(/ F (.+) (yes|no)$/gm)].map((m) => [m[1], m[2]]))
