@@ -61,6 +61,7 @@ export interface Dependencies {
 const LOADS = 1_000
 const LOOKS = 256
 const SAYS = 200
+const BINDS = 10_000
 const BUDGET_MS = 250
 const AT_ONCE = 16
 /** A pass over all names, or over all who wait, may take a twentieth of the time, but comes at least once a minute. */
@@ -200,12 +201,13 @@ export function createDependencies(s: Spool, on: DependencyEvents): Dependencies
     const began = s.clock.mono()
     // Before the look: whoever was taken before this one is accepted, and is found.
     const floor = await oldestUnaccepted(s)
-    const some = [...unbound].filter((w) => floor === undefined || w.name.id < floor)
+    const some = firstOf(unbound, BINDS, (w) => floor === undefined || w.name.id < floor)
     const keys = new Set(some.flatMap((w) => w.deps.filter((d) => d.state === 'unbound').flatMap((d) => keysOf(d.job))))
     const jobs = await jobsNamed(s, keys)
     for (const w of some) if (unbound.has(w)) bindAll(w, jobs)
     if (suspects.size > 0) await lookForMissing()
-    nextScan = after(began)
+    // Who was passed over is next: what was found costs little, it is the looking that does.
+    nextScan = some.length === BINDS ? began : after(began)
   }
 
   function bindAll(w: Waiter, jobs: ReadonlyMap<string, readonly NamedJob[]>): void {
@@ -358,16 +360,26 @@ export function createDependencies(s: Spool, on: DependencyEvents): Dependencies
   }
 }
 
-function firstOf<T>(all: Iterable<T>, most: number): T[] {
+function firstOf<T>(all: Iterable<T>, most: number, which?: (x: T) => boolean): T[] {
   const out: T[] = []
   for (const x of all) {
     if (out.length >= most) break
-    out.push(x)
+    if (which === undefined || which(x)) out.push(x)
   }
   return out
 }
 
-const keysOf = (name: string): string[] => [keyOf(name), keyOf(name + batchSuffix)]
+/** Many wait for the same few names. */
+const keys = new Map<string, string[]>()
+function keysOf(name: string): string[] {
+  let known = keys.get(name)
+  if (known === undefined) {
+    if (keys.size >= BINDS) keys.clear()
+    known = [keyOf(name), keyOf(name + batchSuffix)]
+    keys.set(name, known)
+  }
+  return known
+}
 
 function waitingText(w: Waiter): string {
   const open = w.deps.filter((d) => d.state !== 'met')

@@ -7,6 +7,9 @@ import type { Waiter } from './dependency-words.ts'
 
 type Node = Waiter | string
 
+/** After so many steps others have their turn. */
+const TURNS = 5_000
+
 /** @returns those that are in a circle, each circle by itself; jobs that merely wait for one of them are not among them */
 export async function cyclesOf(s: Spool, waiters: ReadonlyMap<string, Waiter>): Promise<Waiter[][]> {
   const node = (id: string): Node => waiters.get(id) ?? id
@@ -40,11 +43,24 @@ export async function cyclesOf(s: Spool, waiters: ReadonlyMap<string, Waiter>): 
     isOpen.add(node)
     return { node, to: next(node), at: 0 }
   }
+  const leads = new Map<string, boolean>()
+  /** Whether a job that is waited for waits for something itself. */
+  const leadsOn = (id: string): boolean => {
+    let known = leads.get(id)
+    if (known === undefined) {
+      known = waiters.has(id) || before.has(id) || (children.size > 0 && children.has(childPrefix(id)))
+      leads.set(id, known)
+    }
+    return known
+  }
+  let turns = 0
   for (const start of waiters.values()) {
     if (index.has(start)) continue
+    if (!before.has(start.name.id) && !start.deps.some((d) => d.state === 'open' && leadsOn(d.target!))) continue
     const path = [enter(start)]
     for (let top = path.at(-1); top !== undefined; top = path.at(-1)) {
       const to = top.to[top.at++]
+      if (++turns % TURNS === 0) await new Promise(setImmediate)
       if (to !== undefined) {
         if (!index.has(to)) path.push(enter(to))
         else if (isOpen.has(to)) low.set(top.node, Math.min(low.get(top.node)!, index.get(to)!))
@@ -57,7 +73,7 @@ export async function cyclesOf(s: Spool, waiters: ReadonlyMap<string, Waiter>): 
       if (low.get(node) !== index.get(node)) continue
       const part = open.splice(open.lastIndexOf(node))
       for (const x of part) isOpen.delete(x)
-      if (part.length > 1 || next(node).includes(node)) {
+      if (part.length > 1 || top.to.includes(node)) {
         const jobs = part.filter((x) => typeof x !== 'string')
         if (jobs.length > 0) out.push(jobs)
       }
