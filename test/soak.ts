@@ -14,6 +14,7 @@ const sections: { name: string; script: string }[] = [
   { name: 'logs', script: 'process/log-soak.process.ts' },
   { name: 'commands', script: 'process/soak.process.ts' },
   { name: 'systemd', script: 'process/systemd.process.ts' },
+  { name: 'libvirt', script: 'libvirt/soak.process.ts' },
   { name: 'newer libvirt', script: 'libvirt/newer.process.ts' },
   { name: 'damaged disks', script: 'convert/mutation.process.ts' },
   { name: 'guest boot', script: 'convert/boot.process.ts' },
