@@ -19,10 +19,13 @@ export {
   logs,
   result,
   retry,
+  run,
   status,
+  stop,
   submit,
   wait,
 } from './client/library.ts'
+export type { CommandOptions } from './client/library.ts'
 export type { ListFilter } from './client/status.ts'
 export type { ControlCommand, ControlReply } from './client/control.ts'
 export { ClientError, ManifestError } from './client/errors.ts'

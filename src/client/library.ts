@@ -43,6 +43,64 @@ export async function wait(job: string | Submission, options: SpoolPlace & WaitO
   return waitForJob(at, typeof job === 'string' ? (await findJob(at, job)).id : job, options)
 }
 
+export interface CommandOptions {
+  /** default: ours */
+  cwd?: string
+  /** added to our environment; values of names that look like secrets reach the command and are stored nowhere */
+  env?: Readonly<Record<string, string>>
+  /** answer name; default: the program's */
+  name?: string
+  timeoutMs?: number
+  /** default SIGTERM */
+  killSignal?: string
+  killGraceMs?: number
+  /** exit codes that count as success; default 0 */
+  expected?: readonly number[]
+  /** path; default /dev/null */
+  stdin?: string
+  /** false: the record need not survive a power loss */
+  fsync?: boolean
+}
+
+/**
+ * Starts a command without an agent, in a session of its own, and returns its status (with its `pid`) as soon as it runs. It goes on
+ * when we end; its output is in a log, its end is on record.
+ * @throws ClientError 1 when it cannot be started, 73 or 77 when the spool cannot be made or written
+ */
+export async function run(argv: readonly string[], options: SpoolPlace & CommandOptions = {}): Promise<JobStatus> {
+  const { runPlace } = await import('./run-place.ts')
+  const { startRun } = await import('./run.ts')
+  const { ClientError } = await import('./errors.ts')
+  if (!argv[0]) throw new ClientError(2, 'There is no command to run: its first word is empty.')
+  const { timeoutMs, killSignal, killGraceMs, instance: _i, root: _r, config: _c, ...same } = options
+  const { status, failed } = await startRun(await runPlace(options), argv, {
+    ...same,
+    ...(timeoutMs === undefined ? {} : { timeout_ms: timeoutMs }),
+    ...(killSignal === undefined ? {} : { kill_signal: killSignal }),
+    ...(killGraceMs === undefined ? {} : { kill_grace_ms: killGraceMs }),
+  })
+  if (failed !== undefined) throw new ClientError(1, failed)
+  return status
+}
+
+/**
+ * Ends a job and returns its last status when nothing of it runs any more: TERM, and KILL after a grace, to all that it started.
+ * @throws ClientError 1 when it does not run, 69 when only an agent or another host can end it and none is alive, 77 not ours
+ */
+export async function stop(
+  job: string,
+  options: SpoolPlace & { force?: boolean; graceMs?: number; signal?: AbortSignal } = {},
+): Promise<JobStatus> {
+  const { locate } = await import('./place.ts')
+  const { findJob } = await import('./status.ts')
+  const { stopJob } = await import('./stop.ts')
+  const { ClientError } = await import('./errors.ts')
+  const at = await locate(options)
+  const { status, pending } = await stopJob(at, await findJob(at, job), options)
+  if (pending !== undefined) throw new ClientError(69, pending)
+  return status
+}
+
 /** Asks for a job to be cancelled; durable. Returns where the job stood. What it ends as is decided by its commit. */
 export async function cancel(job: string, place: SpoolPlace = {}): Promise<JobStatus> {
   const { locate } = await import('./place.ts')

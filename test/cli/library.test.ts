@@ -5,6 +5,7 @@ import * as vmspool from '../../src/index.ts'
 import { bed } from '../support/agent.ts'
 import { holds, makeDisk } from '../support/disks.ts'
 import { artifactManifest, commandManifest } from '../support/manifests.ts'
+import { runBed } from '../support/run-bed.ts'
 import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
 
@@ -50,6 +51,33 @@ test('cancel, and logs that end with the job', async () => {
   }
   expect(seen.join('')).toContain('here')
   expect(await vmspool.wait(submission, place)).toMatchObject({ state: 'cancelled' })
+})
+
+test('run and stop: a command without an agent', async () => {
+  await using b = await runBed()
+  const place = { root: b.layout.root, instance: 'default' }
+  const started = await vmspool.run(['sh', '-c', 'echo "$A"; exec sleep 600'], {
+    ...place,
+    env: { A: 'b' },
+    cwd: b.dir,
+  })
+  expect(started).toMatchObject({ name: 'sh', state: 'running', direct: true, cwd: b.dir, pid: expect.any(Number) })
+  await expect(vmspool.wait(started.id, { ...place, timeoutMs: 100 })).rejects.toMatchObject({ exitCode: 124 })
+  const said = async (): Promise<string> => {
+    const parts: Buffer[] = []
+    for await (const part of vmspool.logs(started.id, place)) parts.push(part)
+    return Buffer.concat(parts).toString()
+  }
+  await until('it has spoken', async () => (await said()) !== '')
+  expect(await vmspool.stop(started.id, place)).toMatchObject({ id: started.id, state: 'cancelled', signal: 'SIGTERM' })
+  await expect(vmspool.stop('sh', place)).rejects.toMatchObject({ exitCode: 1 })
+  expect(await said()).toBe('b\n')
+  const none = await vmspool.run(['no-such-program'], place).catch((e) => e)
+  expect(none).toMatchObject({
+    exitCode: 1,
+    message: expect.stringContaining('there is no program "no-such-program" in PATH'),
+  })
+  await expect(vmspool.run([], place)).rejects.toMatchObject({ exitCode: 2 })
 })
 
 test('errors carry the exit code of the command line', async () => {
