@@ -52,10 +52,10 @@ export async function indexedJobs(place: View, filter: FinishedFilter): Promise<
 
 async function open(place: View, path: string, filter: FinishedFilter): Promise<IndexedJobs | undefined> {
   let h = readHistory(path)
-  if (h === undefined) return undefined
+  let jobs: IndexedJobs | undefined
   try {
+    if (h === undefined || findSpool(h.db, place.layout)?.complete !== true) return undefined
     const read = reader(place)
-    if (findSpool(h.db, place.layout)?.complete !== true) return undefined
     // The folders first: a job that ends meanwhile is in both, and would be in neither the other way round.
     const found = new Map((await listFolders(place.spool, { states: UNFINISHED })).map((j) => [j.name.id, j]))
     let now = await look(h, place)
@@ -64,14 +64,11 @@ async function open(place: View, path: string, filter: FinishedFilter): Promise<
       h = readHistory(path)
       now = h && (await look(h, place))
     }
-    if (h === undefined || now === undefined || now.news.ended.size > MANY) {
-      h?.close()
-      return undefined
-    }
-    return await together(h, place, now, found, filter, read)
-  } catch (error) {
-    h?.close()
-    throw error
+    if (h === undefined || now === undefined || now.news.ended.size > MANY) return undefined
+    jobs = await together(h, place, now, found, filter, read)
+    return jobs
+  } finally {
+    if (jobs === undefined) h?.close()
   }
 }
 

@@ -211,7 +211,11 @@ async function listFrom<T>(
 
 /** A finished job's status is its file; its record is asked only when that is not there, or does not say what the index says. */
 async function statusOfCandidate(place: View, index: IndexedJobs, c: Candidate): Promise<JobStatus | undefined> {
-  if (c.state === undefined) return currentStatus(place, c.id, c.job?.())
+  if (c.state === undefined) {
+    // It may have ended since the folders were listed, and then its status says so: nothing but its publication writes a final one.
+    const now = await statusOf(place, c.id)
+    return now !== undefined && isFinal(now) ? now : currentStatus(place, c.id, c.job?.())
+  }
   const text = await index.read(join(jobFolder(place, c.id), 'status.json'))
   const status = text === undefined ? undefined : (JSON.parse(text) as JobStatus)
   if (status?.state === c.state) return status

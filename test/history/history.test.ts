@@ -81,6 +81,8 @@ describe('a list by way of the index', () => {
     const owner = join(view.layout.claimed, 'somebody')
     mkdirSync(owner)
     renameSync(join(view.layout[running.outcome], running.name.file), join(owner, running.name.file))
+    const status = { schema: 1, id: running.id, name: running.answer, kind: 'convert', state: 'running', epoch: 1 }
+    writeFileSync(join(view.layout.outputJobs, running.id, 'status.json'), JSON.stringify(status))
     expect(await covered(view)).toBe(true)
     const listed = await listJobs(view)
     expect(listed.map((s) => [s.id, s.state]).slice(0, 2)).toEqual([
