@@ -64,23 +64,6 @@ export const PLANTS: Record<string, Plant[]> = {
       replace: 'owned: files.map(parseJobName).filter((n) => n === null)',
     },
   ],
-  'a name is resolved while drops before it are being accepted': [
-    {
-      file: 'named.ts',
-      find: 'if ((await intakeFolders(s, s.layout.intake)).join() === before.join()) return oldest',
-      replace: 'if (oldest !== "") return undefined',
-    },
-  ],
-  'a job that must not run is run after a crash': [
-    {
-      file: 'after.ts',
-      find: 'const how = await readNote<Unrun>(s, c.name.id, UNRUN)',
-      replace: 'const how = undefined as Unrun | undefined',
-    },
-  ],
-  'the next run of a job that repeats is not looked for where it waits': [
-    { file: 'children.ts', find: 'if (name?.ticket === 0) planned.push(name.id)', replace: 'void name' },
-  ],
   'each attempt makes a next run of its own': [
     {
       file: 'successor.ts',
