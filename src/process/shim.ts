@@ -9,6 +9,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { getSystemErrorName } from 'node:util'
 import { SpawnError } from './run.ts'
 import { environment, orders, perl, program, type ShimSpec } from './shim-orders.ts'
@@ -20,6 +21,7 @@ import { readExit, readProcess, type ShimExit, type ShimProcess } from './shim-s
  */
 export async function startShim(s: ShimSpec): Promise<{ process: ShimProcess } | { failed: ShimExit }> {
   mkdirSync(s.dir, { recursive: true, mode: 0o700 })
+  mkdirSync(dirname(s.log.path), { recursive: true }) // a busy agent has not always made it by the command's first word
   const token = randomUUID()
   const told = Object.entries(orders(s, token)).flat()
   const input = [told.length, ...told, ...Object.entries(environment(s.env, token)).flat(), 'end'].join('\0')

@@ -129,6 +129,16 @@ test('each goes on where the other ended, also behind a line that was cut off', 
   expect(text).toContainEqual(expect.stringMatching(/^\S{24} stderr F ours 9 0$/))
 })
 
+test('a command whose log has no folder yet loses no word', async () => {
+  await using dir = await tempDir()
+  const path = join(dir.path, 'jobs/x/log')
+  const at = join(dir.path, 'run')
+  const log = { path, ...large }
+  await startShim({ dir: at, argv: ['/bin/echo', 'begun'], cwd: dir.path, env: {}, log, kill_grace_ms: 1000 })
+  await waitShim(at, {})
+  expect(await readFile(path, 'utf8')).toMatch(/^\S{24} stdout F begun\n$/)
+})
+
 test('the shim rotates what is older than it may be, by the time of the first line', async () => {
   await using dir = await tempDir()
   const path = join(dir.path, 'log')
