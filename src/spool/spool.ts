@@ -180,7 +180,20 @@ async function create(l: Layout): Promise<void> {
         await chmod(dir, mode)
       }
     } catch (error) {
-      throw unusable(dir, l, error)
+      throw unusable(dir, l, await notMade(dir, error))
+    }
+  }
+}
+
+/** Node says ENOENT of a folder that it could not make because the ones above are missing and could not be made either: why not? */
+async function notMade(dir: string, error: unknown): Promise<unknown> {
+  if (errno(error) !== 'ENOENT') return error
+  for (let above = dirname(dir); ; above = dirname(above)) {
+    try {
+      await access(above, constants.W_OK)
+      return error
+    } catch (e) {
+      if (errno(e) !== 'ENOENT' || above === '/') return e
     }
   }
 }

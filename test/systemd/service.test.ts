@@ -368,6 +368,22 @@ describe.skipIf(because !== undefined)('under systemd', { timeout: 180_000 }, ()
     expect(await isActive('hyper2kvm@vsphere.service')).toBe('failed')
   })
 
+  test('a spool elsewhere needs a drop-in, and the error says which', async () => {
+    await mkdir(at('/srv/spools'), { recursive: true })
+    await chown(at('/srv/spools'), uid, uid)
+    await configure('far', { root: '/srv/spools' })
+    expect((await box.run('systemctl', 'start', 'agent@far')).code).toBe(1)
+    const said = await until('the journal has it', async () => {
+      const { stdout } = await box.run('journalctl', '--no-pager', '-o', 'cat', '-u', 'agent@far')
+      return stdout.includes('EROFS') ? stdout : undefined
+    })
+    expect(said).toContain('[Service] ReadWritePaths=/srv/spools.')
+    await dropIn('agent@far.service', 'spool', '[Service]\nReadWritePaths=/srv/spools\n')
+    await box.ok('systemctl', 'start', 'agent@far')
+    expect(existsSync(at('/srv/spools/far/queue'))).toBe(true)
+    await box.ok('systemctl', 'stop', 'agent@far')
+  })
+
   test('one that dies again and again is given up', async () => {
     await dropIn('agent.service', 'often', '[Unit]\nStartLimitBurst=2\n[Service]\nRestartSec=50ms\n')
     let last = ''
