@@ -2,10 +2,12 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { layoutOf } from '../../src/spool/index.ts'
 import { width } from '../../src/text/width.ts'
 import { cli } from '../cli/run.ts'
 import { home, vmspool } from '../support/agent.ts'
 import { tempDir } from '../support/temp.ts'
+import { until } from '../support/wait.ts'
 import { type Pane, pane } from './pane.ts'
 import { emptySpool, idOf, manyJobs, putJob, statusOf } from './synthetic.ts'
 
@@ -239,7 +241,7 @@ test('details, log and VM of a job', async () => {
   await p.sees(/^> make/m)
 })
 
-test('ten thousand jobs: the first are on the screen at once, keys go through while the others are read, and all are found', {
+test('ten thousand jobs: moved through, searched, filtered, counted', {
   timeout: 120_000,
 }, async () => {
   await using dir = await tempDir()
@@ -248,11 +250,9 @@ test('ten thousand jobs: the first are on the screen at once, keys go through wh
   const count = 10_000
   await manyJobs(layout, count)
   await using p = await tui(dir.path, root)
-  const first = await p.sees(`> job-${count - 1}`)
-  expect(first).toMatch(/\d+ of 10000 read/)
-  // Typed while it reads: the end of the list is there before its statuses are, and what is seen is read first.
+  await p.sees(`> job-${count - 1}`)
   await p.keys('G')
-  expect(await p.sees(/> job-0 +succeeded/)).toMatch(/\d+ of 10000 read/)
+  await p.sees(/> job-0 +succeeded/)
   await p.type('ggG')
   await p.keys('C-u')
   await p.sees(/> job-2[0-2] /)
@@ -304,3 +304,94 @@ describe('without what it needs', () => {
     expect(loaded).not.toMatch(/node_modules\/(ink|react|yoga-layout)\/|\/src\/tui\//)
   })
 })
+
+test('whatever was on the screen before, what is drawn over it is what a fresh screen shows', {
+  timeout: 120_000,
+}, async () => {
+  await using dir = await tempDir()
+  const root = join(dir.path, 's')
+  await sampler(root)
+  const layout = layoutOf({ root, instance: 'default' })
+  for (let n = 10; n < 60; n++)
+    await putJob(
+      layout,
+      statusOf(n, { name: `${'仮想e\u0301🚀'.repeat(n % 5)}-${n}`, state: n % 2 ? 'failed' : 'succeeded' }),
+    )
+  await using p = await tui(dir.path, root, { columns: 90, rows: 20 })
+  await p.sees('55 jobs')
+  const keys = [
+    'j',
+    'j',
+    'C-d',
+    'k',
+    'G',
+    'g',
+    'Tab',
+    'o',
+    'O',
+    'Enter',
+    'Escape',
+    'l',
+    'l',
+    'h',
+    'Escape',
+    '2',
+    '1',
+    '?',
+    'Escape',
+    '/',
+    '5',
+    'Enter',
+    'n',
+    'f',
+    'a',
+  ]
+  let seed = 20260101
+  for (let round = 0; round < 8; round++) {
+    for (let i = 0; i < 8; i++) {
+      seed = (seed * 1103515245 + 12345) % 2 ** 31
+      await p.keys(keys[Math.floor((seed / 2 ** 31) * keys.length)]!)
+    }
+    if (round % 4 === 3) await p.resize(60 + ((round * 13) % 60), 8 + ((round * 5) % 20))
+    await p.keys('Escape') // out of a search, in which every key is text
+    await allTyped(p)
+    const drawn = withoutFoot(await settledScreen(p))
+    await p.keys('C-l')
+    await allTyped(p)
+    expect(withoutFoot(await settledScreen(p)), `round ${round}`).toBe(drawn)
+  }
+})
+
+/** Whatever was typed has been acted upon: keys are taken in order, and this one is answered in every screen. */
+async function allTyped(p: Pane): Promise<void> {
+  await until(
+    'all keys were taken',
+    async () => {
+      await p.keys('@')
+      return (await p.screen()).includes('@ does nothing here')
+    },
+    { every_ms: 100 },
+  )
+}
+
+/** The last line may be a message, which the next key takes away. */
+function withoutFoot(screen: string): string {
+  return lines(screen.trimEnd()).slice(0, -1).join('\n')
+}
+
+/** The screen once it has been the same for a while; ages move on, so days and hours are as exact as they may be. */
+async function settledScreen(p: Pane): Promise<string> {
+  let before = ''
+  let same = 0
+  await until(
+    'the screen rests',
+    async () => {
+      const now = await p.screen()
+      same = now === before ? same + 1 : 0
+      before = now
+      return same >= 5
+    },
+    { every_ms: 40 },
+  )
+  return before
+}

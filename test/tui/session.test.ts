@@ -8,7 +8,7 @@ import { glyphsFor } from '../../src/tui/glyphs.ts'
 import { session } from '../../src/tui/session.ts'
 import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
-import { emptySpool, idOf, putJob, statusOf } from './synthetic.ts'
+import { emptySpool, idOf, manyJobs, putJob, statusOf } from './synthetic.ts'
 
 async function opened(root: string, instances: readonly string[], size = { columns: 100, rows: 20 }) {
   const ended = { quit: false, suspended: 0 }
@@ -97,6 +97,18 @@ test('a status is read when it is on the screen; a job that goes is gone; one th
   await until('it is gone', () => !s.lines().join('\n').includes('job-3'))
   await putJob(layout, statusOf(7, { name: 'newest' }))
   await s.sees(/newest .*\n> job-4/)
+})
+
+test('what is on the screen is read first: the list can be walked through long before all is read', async () => {
+  await using dir = await tempDir()
+  await manyJobs(await emptySpool(dir.path), 3000)
+  using s = await opened(dir.path, ['default'])
+  await s.sees(/> job-2999 +convert/)
+  s.keys('G')
+  await s.sees(/> job-0 +convert +succeeded/)
+  const [, read] = /: (\d+) of 3000 read/.exec(s.lines()[0]!) ?? []
+  expect(Number(read)).toBeLessThan(3000)
+  await s.sees(/3000 jobs, 600 failed/)
 })
 
 test('the folders have the last word on what a status says', async () => {
