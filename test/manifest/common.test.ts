@@ -18,6 +18,21 @@ describe('common fields', () => {
     })
   })
 
+  test('what a job comes after is a list of jobs and how they must have ended', () => {
+    const read = (value: unknown) => accepted({ ...minimal, after: value }).manifest.after
+    expect(read('build')).toEqual([{ job: 'build', when: 'success' }])
+    expect(read({ job: 'build', when: 'failure' })).toEqual([{ job: 'build', when: 'failure' }])
+    expect(read(['a', { job: 'b' }, { job: 'c', when: 'always' }])).toEqual([
+      { job: 'a', when: 'success' },
+      { job: 'b', when: 'success' },
+      { job: 'c', when: 'always' },
+    ])
+    const once = read(['a', { job: 'b', when: 'failure' }])
+    expect(read(once)).toEqual(once)
+    for (const wrong of [7, [7], { when: 'always' }, { job: 'a', when: 'soon' }])
+      expect(Object.keys(errorsOf(parse({ ...minimal, after: wrong }))).join()).toMatch(/^after/)
+  })
+
   test('a partial retry is completed from the defaults of the agent', () => {
     const defaults = { priority: 7, retry: { max_attempts: 9, delay_ms: 1000, factor: 3 } }
     const { manifest } = accepted({ ...minimal, retry: { factor: 1.5 } }, { defaults })
