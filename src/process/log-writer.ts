@@ -74,13 +74,16 @@ export function openLogWriter(o: LogWriterOptions): LogWriter {
   let lost = { bytes: 0, why: '' }
   let first = true
 
-  function compressInBackground(): void {
-    compressing ??= trim(files, limits.total_bytes, limits.max_bytes)
-      .then(() => compressRest(files))
+  function inBackground(work: () => Promise<void>): void {
+    compressing ??= work()
       .catch(o.onError)
       .finally(() => {
         compressing = undefined
       })
+  }
+  const keepTotal = async (): Promise<void> => {
+    await trim(files, limits.total_bytes, limits.max_bytes)
+    await compressRest(files)
   }
 
   function isFull(size: number, words: boolean): boolean {
@@ -111,7 +114,7 @@ export function openLogWriter(o: LogWriterOptions): LogWriter {
     const { file, close } = await openLive(files, o.mode ?? 0o640)
     try {
       const { ino, size } = await file.stat()
-      if (first && size > 0) compressInBackground() // what an earlier writer left, when it was killed
+      if (first) inBackground(() => compressRest(files)) // what an earlier writer left, when it was killed
       first = false
       if (ino !== known.ino) known = { ino, size: -1, since: size > 0 ? await firstTime(file) : '' }
       const torn = size > 0 && size !== known.size && (await byteAt(file, size - 1)) !== 10
@@ -159,7 +162,7 @@ export function openLogWriter(o: LogWriterOptions): LogWriter {
         force = false
         if (!full) continue
         await compressing // a flood waits here instead of filling the disk
-        if (await rotated()) compressInBackground()
+        if (await rotated()) inBackground(keepTotal)
         // Another process rotates just now, or died doing so: not for ever.
         else if (known.size < 2 * limits.max_bytes) force = true
         else await sleep(20)

@@ -121,12 +121,12 @@ async function killWriters(rounds = 40): Promise<void> {
   must(strange.length === 0, `killed: nothing else is left behind ${strange.join(' ')}`)
 }
 
-/** The numbers of the lines that are whole; one may stand behind the beginning of a line whose writer was killed. */
+/** The numbers of the lines that are whole; one may stand behind a line whose writer was killed before its newline. */
 async function linesOf(path: string): Promise<number[]> {
   const bytes = Buffer.concat((await logParts(path)).map((p) => p.bytes))
   const pieces = logParser().push(bytes)
   const text = Buffer.concat(pieces.flatMap((p) => [p.bytes, Buffer.from(p.newline ? '\n' : '')])).toString('latin1')
-  return [...text.matchAll(/line (\d+) x{80}$/gm)].map((m) => Number(m[1]))
+  return [...text.matchAll(/line (\d+) x{80}(?=$|line)/gm)].map((m) => Number(m[1]))
 }
 
 /** The shim killed in a flood: what it wrote is readable to its last line, and the next writer ends what it began. */
