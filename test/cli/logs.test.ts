@@ -171,7 +171,7 @@ describe('following', () => {
     expect(out.out.toString() === wanted).toBe(true)
     const lines = text.out.toString().split('\n')
     expect(lines.filter((l) => l.startsWith('err ')).length).toBe(3_000)
-    expect(lines[0]).toMatch(/^\S{24} vmspool: attempt 1 /)
+    expect(text.out.toString()).toMatch(/^\S{24} vmspool: attempt 1 /m)
     expect(text.out.toString()).toMatch(/^\S{24} vmspool: failed after /m)
 
     const [id] = await readdir(b.layout.outputJobs)
