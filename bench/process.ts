@@ -12,6 +12,7 @@ import { historyBench } from './history.ts'
 import { format, fsyncCost, machine, percentile, settle, table, writePart } from './measure.ts'
 import { vmspoolQueue } from './queues.ts'
 import {
+  installed,
   memoryPerCommand,
   nqRun,
   type Runner,
@@ -26,6 +27,7 @@ const quick = process.argv.includes('--quick')
 const chosen = process.argv.slice(2).filter((a) => !a.startsWith('-'))
 const wanted = (section: string) => chosen.length === 0 || chosen.includes(section)
 const dir = await mkdtemp(join(tmpdir(), 'vsproc-'))
+const vmspool = await installed(dir)
 const out: string[] = []
 const aims: string[] = []
 const say = (text: string) => {
@@ -63,8 +65,8 @@ async function starts(): Promise<void> {
   const rounds = quick ? 20 : 100
   const cost = await fsyncCost(dir)
   await using plain = await setsid()
-  await using fast = await vmspoolRun(await fresh(), false)
-  await using durable = await vmspoolRun(await fresh(), true)
+  await using fast = await vmspoolRun(vmspool, await fresh(), false)
+  await using durable = await vmspoolRun(vmspool, await fresh(), true)
   await using tsp = await taskSpoolerRun(await fresh(), slots)
   await using nq = await nqRun(await fresh(), 'after the other')
   const runners: Runner[] = [plain, fast, durable, tsp, nq]
@@ -79,13 +81,25 @@ async function starts(): Promise<void> {
     const ours = r.name.startsWith('vmspool')
     // Each round has its own start of Node beside it, under the same load.
     const own = ours ? median(back.map((b, k) => b - node[k]!)) : median(back)
-    rows.push([r.name, median(back), percentile(back, 99), own, own / reference, median(began), percentile(began, 99)])
+    const cpu = median(times[i]!.cpu) - (ours ? median(times.at(-1)!.cpu) : 0)
+    rows.push([
+      r.name,
+      median(back),
+      percentile(back, 99),
+      own,
+      own / reference,
+      cpu,
+      median(began),
+      percentile(began, 99),
+    ])
     if (r === fast) aim('`vmspool run --no-fsync` beyond Node’s start, in times of `setsid`', own / reference, 3)
   }
   say(
     `\nFrom the call until it comes back, and until the first instruction of the command (\`sh -c date\`), ${rounds} times in turn. "own" is without Node's start, measured in each round as well (\`node -e ''\`: ${format(median(node))} ms). One fsync of a small file here: ${format(cost.file_p50_ms)} ms, of a folder: ${format(cost.folder_p50_ms)} ms.\n`,
   )
-  say(table(['runner', 'back p50 ms', 'p99 ms', 'own ms', 'own to setsid', 'begun p50 ms', 'p99 ms'], rows))
+  say(
+    table(['runner', 'back p50 ms', 'p99 ms', 'own ms', 'own to setsid', 'own CPU ms', 'begun p50 ms', 'p99 ms'], rows),
+  )
 }
 
 async function rates(): Promise<void> {
@@ -94,8 +108,8 @@ async function rates(): Promise<void> {
   let reference = Number.NaN
   const runners = [
     () => setsid(),
-    async () => vmspoolRun(await fresh(), false),
-    async () => vmspoolRun(await fresh(), true),
+    async () => vmspoolRun(vmspool, await fresh(), false),
+    async () => vmspoolRun(vmspool, await fresh(), true),
     async () => taskSpoolerRun(await fresh(), slots),
     async () => nqRun(await fresh(), 'after the other'),
   ]
@@ -107,7 +121,7 @@ async function rates(): Promise<void> {
   }
   {
     const work = await fresh()
-    await using r = await vmspoolRun(work, true)
+    await using r = await vmspoolRun(vmspool, work, true)
     const file = join(work, 'done')
     const line = `sh -c 'echo x >> ${file}'`
     const at = performance.now()
@@ -141,7 +155,7 @@ async function memory(): Promise<void> {
   const n = quick ? 20 : 100
   const rows: (string | number)[][] = []
   const runners = [
-    async () => vmspoolRun(await fresh(), true),
+    async () => vmspoolRun(vmspool, await fresh(), true),
     async () => taskSpoolerRun(await fresh(), n + 1),
     async () => nqRun(await fresh(), 'by side'),
   ]

@@ -1,9 +1,9 @@
 // Programs that start a command and come back while it runs, each with its own idea of what to keep of it.
 import { spawnSync } from 'node:child_process'
-import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { cp, mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { execa } from 'execa'
-import { vmspool } from '../test/support/agent.ts'
+import { home } from '../test/support/agent.ts'
 import { processesMarked, shimsBelow } from '../test/support/leaks.ts'
 import { until } from '../test/support/wait.ts'
 
@@ -22,7 +22,20 @@ const marker = `bench-${process.pid}`
 /** Of all that a runner starts, so that it can be found and ended. */
 const mark = { VMSPOOL_TEST_BED: marker }
 
-export async function vmspoolRun(dir: string, fsync: boolean): Promise<Runner> {
+/** The package as it is installed: a checkout would strip the types of its sources. @returns its program */
+export async function installed(dir: string): Promise<string> {
+  await execa(process.execPath, [join(home, 'scripts/build.ts')], { cwd: home })
+  const modules = join(dir, 'node_modules')
+  await mkdir(join(modules, '.bin'), { recursive: true })
+  for (const part of ['bin', 'dist', 'package.json', 'systemd'])
+    await cp(join(home, part), join(modules, 'vmspool', part), { recursive: true })
+  for (const name of await readdir(join(home, 'node_modules')))
+    if (!name.startsWith('.')) await symlink(join(home, 'node_modules', name), join(modules, name))
+  await symlink(process.execPath, join(modules, '.bin/node'))
+  return join(modules, 'vmspool/bin/vmspool')
+}
+
+export async function vmspoolRun(vmspool: string, dir: string, fsync: boolean): Promise<Runner> {
   await mkdir(dir, { recursive: true })
   const started = join(dir, 'default/jobs/started')
   return {
@@ -102,22 +115,24 @@ async function endAll(gone: () => boolean): Promise<void> {
 const timer = `
 my ($rounds, $pause, @sides) = @ARGV;
 sub now { my $b = "\\0" x 16; syscall ${process.arch === 'arm64' ? 113 : 228}, 0, $b; my ($s, $ns) = unpack 'qq', $b; $s * 1000 + $ns / 1e6 }
+sub used { my $b = "\\0" x 144; syscall ${process.arch === 'arm64' ? 165 : 98}, -1, $b; my @t = unpack 'qqqq', $b; ($t[0] + $t[2]) * 1000 + ($t[1] + $t[3]) / 1000 }
 for my $round (1 .. $rounds) {
   for my $i (0 .. $#sides) {
     my ($file, @line) = split /\\x1f/, $sides[$i], -1;
     unlink $file;
-    my $t = now();
+    my ($cpu, $t) = (used(), now());
     my $p = fork;
     if (!$p) { open STDOUT, '>', '/dev/null'; while ($line[0] =~ /^\\w+=/) { my ($k, $v) = split /=/, shift @line, 2; $ENV{$k} = $v } exec @line; exit 127 }
     waitpid $p, 0;
     die "$line[0] ended with $?" if $?;
     my $took = now() - $t;
+    $cpu = used() - $cpu;
     my $began = 'NaN';
     if ($file) {
       select undef, undef, undef, 0.001 until -s $file;
       open my $f, '<', $file; $began = <$f> / 1e6 - $t;
     }
-    print "$i $took $began\\n";
+    print "$i $took $began $cpu\\n";
     select undef, undef, undef, $pause;
   }
 }`
@@ -127,6 +142,8 @@ export interface Timing {
   back: number[]
   /** ms until the first instruction of the command */
   began: number[]
+  /** ms of processor time until it had come back, its own and that of children that it waited for */
+  cpu: number[]
 }
 
 /**
@@ -150,11 +167,12 @@ export function timeInTurn(
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   if (r.status !== 0) throw new Error(`The timer ended with ${r.status}: ${r.stderr}`)
-  const out: Timing[] = lines.map(() => ({ back: [], began: [] }))
+  const out: Timing[] = lines.map(() => ({ back: [], began: [], cpu: [] }))
   for (const line of r.stdout.trim().split('\n')) {
-    const [i, back, began] = line.split(' ').map(Number) as [number, number, number]
+    const [i, back, began, cpu] = line.split(' ').map(Number) as [number, number, number, number]
     out[i]!.back.push(back)
     out[i]!.began.push(began)
+    out[i]!.cpu.push(cpu)
   }
   return out
 }
