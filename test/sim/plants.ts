@@ -46,6 +46,7 @@ export const PLANTS: Record<string, Plant[]> = {
       find: 'const found = await idsInAccept(s, wanted)',
       replace: 'const found = new Set<string>()',
     },
+    { file: 'children.ts', find: 'await idsInAccept(s, wanted).then((ids) => planned.push(...ids))', replace: '' },
   ],
   'children of a batch are looked for where jobs move back and forth': [
     { file: 'children.ts', find: 'if (id !== undefined && wanted.has(id)) found.add(id)', replace: 'void id' },
