@@ -45,7 +45,11 @@ describe.concurrent('intake', () => {
     for (const name of ['from-yaml', 'from-yml', 'in-pieces', 'yaml-in-pieces']) {
       expect(await endOf(b, name)).toMatchObject({ state: 'succeeded', name })
     }
-    const file = (await readdir(b.layout.done)).map((f) => join(b.layout.done, f))
+    // The answer is there a moment before its record is.
+    const file = await until('all records are done', async () => {
+      const files = (await readdir(b.layout.done)).map((f) => join(b.layout.done, f))
+      return files.length === 4 && files
+    })
     const records = await Promise.all(file.map((f) => readJson<{ manifest: { name: string; labels?: object } }>(f)))
     const whole = records.filter((r) => r?.manifest.name === 'yaml-in-pieces')
     expect(whole).toHaveLength(1)
