@@ -78,7 +78,7 @@ describe('with an agent', () => {
     const [retried] = JSON.parse(again.out)
     expect(retried).toMatchObject({ name: 'job-a', state: 'succeeded' })
     expect(retried.id).not.toBe(old.id)
-    const [done] = await readdir(b.layout.done)
+    const done = await until('its record is done', async () => (await readdir(b.layout.done))[0])
     expect(JSON.parse(await readFile(join(b.layout.done, done!), 'utf8'))).toMatchObject({
       id: retried.id,
       retry_of: old.id,

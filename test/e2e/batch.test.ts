@@ -376,7 +376,7 @@ describe.concurrent('a batch', () => {
       ),
     )
     expect(lines.length).toBeLessThanOrEqual(24 + runs.reduce((n, epoch) => n + epoch, 0))
-    expect((await readdir(b.layout.done)).length).toBe(25)
+    await until('all records are done', async () => (await readdir(b.layout.done)).length === 25)
     await audited(b)
   })
 

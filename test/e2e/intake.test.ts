@@ -48,7 +48,7 @@ describe.concurrent('intake', () => {
     // The answer is there a moment before its record is.
     const file = await until('all records are done', async () => {
       const files = (await readdir(b.layout.done)).map((f) => join(b.layout.done, f))
-      return files.length === 4 && files
+      return files.length === 4 ? files : undefined
     })
     const records = await Promise.all(file.map((f) => readJson<{ manifest: { name: string; labels?: object } }>(f)))
     const whole = records.filter((r) => r?.manifest.name === 'yaml-in-pieces')
