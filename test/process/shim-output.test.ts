@@ -1,6 +1,6 @@
 // What a command writes is in its log byte for byte, whatever it writes and however much; what it is given reaches it unchanged.
 import { createHash, randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import { describe, expect, test } from 'vitest'
@@ -249,8 +249,11 @@ describe.runIf(root)('a full disk', { timeout: 240_000 }, () => {
 test('a log that cannot be opened is opened when it can be', async () => {
   await using b = await shimBed()
   const path = join(b.dir, 'later/log')
-  const script = `echo one; touch ${b.dir}/written; while ! [ -e ${b.dir}/later ]; do sleep 0.01; done; echo two`
+  const waitFor = (name: string) => `while ! [ -e ${b.dir}/${name} ]; do sleep 0.01; done`
+  const script = `${waitFor('gone')}; echo one; touch ${b.dir}/written; ${waitFor('later')}; echo two`
   const s = await b.start(['/bin/sh', '-c', script], { log: { path, max_bytes: 1e9, max_age_ms: 0, total_bytes: 2e9 } })
+  rmdirSync(join(b.dir, 'later')) // made for the log, which is opened when there is something to write
+  writeFileSync(join(b.dir, 'gone'), '')
   await until('the first is written', () => existsSync(join(b.dir, 'written')))
   mkdirSync(join(b.dir, 'later'))
   expect(await waitShim(s.dir)).toMatchObject({ state: 'ended', exit: { exit_code: 0 } })
