@@ -171,7 +171,7 @@ export async function waitShim(dir: string, o: { signal?: AbortSignal } = {}): P
         // What it still has to record as a job without an agent takes it a moment.
         if (!now.process || !isAlive(shimOf(now.process)) || ended++ > 200) return now
       } else if (now.state !== 'running') return now
-      const timer = setTimeout(() => wake(), now.state === 'ended' ? 25 : LOOK_MS)
+      const timer = setTimeout(() => wake(), now.state === 'ended' ? Math.min(25, 2 * ended) : LOOK_MS)
       await next
       clearTimeout(timer)
     }
