@@ -4,6 +4,7 @@
  */
 import { jobStates } from '../client/status.ts'
 import { ghostWords, type ListOptions, list } from './list-jobs.ts'
+import { guardStdout } from './stdout.ts'
 
 const formats = ['table', 'json', 'yaml', 'name']
 const words: readonly string[] = [...jobStates, ...ghostWords]
@@ -31,11 +32,7 @@ const several: Readonly<Record<string, 'state' | 'status'>> = {
 export async function listNow(args: readonly string[]): Promise<number | undefined> {
   const o = read(args)
   if (o === undefined) return undefined
-  // A reader that goes away (`vmspool list | head -1`) is not an error of ours.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(0)
-    throw error
-  })
+  guardStdout()
   await list(o)
   return 0
 }

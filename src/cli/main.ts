@@ -2,6 +2,7 @@
 import { enableCompileCache } from 'node:module'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
+import { guardStdout } from './stdout.ts'
 
 // Compiled code is kept in a folder of the user's own: half the start-up time, and a quarter of the agent's memory.
 // Without such a folder nothing is kept.
@@ -18,12 +19,7 @@ const args = process.argv.slice(2)
 // `run` and `list` have ways of their own, which load no more than they need; their help comes from where all help comes from.
 const done = await shortWay(args[0], args.slice(1))
 if (done === undefined) {
-  // A reader that goes away (`vmspool list | head -1`) is not an error of ours.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(0)
-    process.stderr.write(`vmspool: What it prints cannot be written: ${error.message}.\n`)
-    process.exit(74) // exitCodes.io
-  })
+  guardStdout()
   const { main } = await import('./program.ts')
   process.exitCode = await main(args)
 } else process.exitCode = done

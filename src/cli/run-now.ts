@@ -9,6 +9,7 @@ import { type RunPlace, runPlace } from '../client/run-place.ts'
 import { becomeShim } from '../process/shim-orders.ts'
 import type { JobStatus } from '../client/status.ts'
 import type { Layout } from '../spool/layout.ts'
+import { guardStdout } from './stdout.ts'
 import { commandTitle, hasBlank, splitWords } from '../text/words.ts'
 
 /** Every option of `run`: long name, short one, whether it takes a value, whether it may be given several times. */
@@ -143,6 +144,7 @@ async function become(r: Request, argv: string[]): Promise<StartedRun> {
 }
 
 function printAll(r: Request, all: readonly (StartedRun | { error: unknown })[]): number {
+  guardStdout()
   return printStarted(
     all.map((run) => ({ layout: r.place.layout, run })),
     r.output,
