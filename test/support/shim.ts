@@ -116,7 +116,12 @@ export function streamsOf(log: Buffer): Record<'stdout' | 'stderr' | 'agent', Bu
   return { stdout: of('stdout'), stderr: of('stderr'), agent: of('agent') }
 }
 
-/** Highest resident memory of a process so far, in MiB. */
+/**
+ * Highest resident memory of a process so far, in MiB.
+ * @throws when it is gone, or a zombie, which has no memory any more
+ */
 export function peakMiB(pid: number): number {
-  return Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
+  const kib = /VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
+  if (kib === undefined) throw new Error(`Process ${pid} has ended.`)
+  return Number(kib) / 1024
 }
