@@ -10,6 +10,7 @@ import {
   sizeHint,
   sizePattern,
 } from '../text/units.ts'
+import type { Template } from './types.ts'
 
 type Read<T> =
   | { ok: true; value: T }
@@ -235,6 +236,45 @@ export const countMap: Reader<Readonly<Record<string, number>>> = {
   fromText: pathMap.fromText!,
   schema: z.record(z.string(), z.int().min(1)),
 }
+
+/** Names → where an image comes from. */
+export const templateMap: Reader<Readonly<Record<string, Template>>> = {
+  read: (v) => {
+    const bad = 'must map names to {url or path, checksum: "sha256:…" or "sha512:…", format: qcow2 or raw}'
+    const r = templateSchema.safeParse(v)
+    if (r.success) return ok(r.data)
+    const [first] = r.error.issues
+    return no(first && first.path.length > 0 ? `${bad}; wrong at ${first.path.join('.')}: ${first.message}` : bad)
+  },
+  fromText: (t) => {
+    try {
+      return JSON.parse(t)
+    } catch {
+      return t
+    }
+  },
+  get schema() {
+    return templateSchema
+  },
+}
+
+const templateSchema = z.record(
+  z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/),
+  z
+    .strictObject({
+      url: z
+        .string()
+        .regex(/^https?:\/\//)
+        .optional(),
+      path: z.string().regex(/^\//).optional(),
+      checksum: z
+        .string()
+        .regex(/^(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/)
+        .optional(),
+      format: z.enum(['qcow2', 'raw']).optional(),
+    })
+    .refine((t) => (t.url === undefined) !== (t.path === undefined), { error: 'either url or path must be given' }),
+)
 
 /** `host:port`, `[::1]:port` or `:port`. */
 export const listen: Reader<string> = {

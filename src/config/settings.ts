@@ -14,6 +14,7 @@ import {
   pathMap,
   type Reader,
   size,
+  templateMap,
   text,
   url,
   whole,
@@ -309,7 +310,7 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
   ),
 
   'libvirt.enabled': set(bool, false, 'Define a VM on the converted disk.', vmLater),
-  'libvirt.uri': set(text, 'qemu:///system', 'Which libvirt.', vmLater),
+  'libvirt.uri': set(text, 'qemu:///system', 'Which libvirt.'),
   'libvirt.bridge': set(
     text,
     'virbr0',
@@ -325,6 +326,54 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
   'libvirt.pool': set(text, 'default', 'Storage pool.', vmLater),
   'libvirt.autostart': set(bool, false, 'Start defined VMs with the host.', vmLater),
   'libvirt.emit_domain_xml': set(bool, true, 'Write <name>.xml, the VM for libvirt, beside the disk.', live),
+
+  'vm.dir': set<string>(
+    path,
+    undefined,
+    'Disks, seeds and the registry of the VMs. Default: <output>/vms. On a shared spool: a local folder that is the same on no two hosts.',
+  ),
+  'vm.network': set(
+    text,
+    'default',
+    'Network of a VM whose manifest names none; "bridge:NAME" is a bridge of the host.',
+    live,
+  ),
+  'vm.accelerator': set(
+    choice(['auto', 'kvm', 'qemu'], { tcg: 'qemu' }),
+    'auto',
+    'auto: KVM where it really works, else emulation (qemu).',
+    live,
+  ),
+  'vm.address_timeout': set(duration(0, day), '2m', 'How long a started VM may take to get an address.', live),
+  'vm.stop_grace': set(duration(0, day), '90s', 'How long a guest may take to stop before the plug is pulled.', live),
+  'vm.limits.vcpus': set(whole(1, 512), 32, 'Most virtual processors of one VM.', live),
+  'vm.limits.min_memory': set(size(2 ** 20, 2 ** 46), '1G', 'Least memory of one VM.', live),
+  'vm.limits.memory': set(size(2 ** 20, 2 ** 46), '128G', 'Most memory of one VM.', live),
+  'vm.limits.min_disk': set(size(2 ** 20, 2 ** 46), '10G', 'Smallest disk that may be asked for.', live),
+  'vm.limits.disk': set(size(2 ** 20, 2 ** 46), '1000G', 'Largest disk that may be asked for.', live),
+  'vm.cpu_overcommit': set(
+    fraction(0.1, 100),
+    4,
+    'Virtual processors of all VMs together for each real one that is not reserved.',
+    live,
+  ),
+  'vm.reserved.vcpus': set(whole(0, 4096), 0, 'Processors of the host that VMs do not get.', live),
+  'vm.reserved.memory': set(size(0, 2 ** 46), '1G', 'Memory of the host that VMs do not get.', live),
+  'vm.reserved.disk': set(size(0, 2 ** 53 - 1), '10G', 'Free space that disks of VMs leave when they are full.', live),
+
+  'images.dir': set<string>(
+    path,
+    undefined,
+    'Cache of template images. Default: <root>/.images, for all instances. On the filesystem of vm.dir no copies are needed.',
+  ),
+  'images.max_bytes': set(size(0, 2 ** 53 - 1), '100G', 'The cache is kept below this; 0: no limit.', live),
+  'images.max_age': set(duration(0, years), '90d', 'Images not used for this long are removed; 0: never.', live),
+  templates: set(
+    templateMap,
+    {},
+    'Images by name: {debian-12: {url: https://…, checksum: "sha512:…", format: qcow2}}, or with path: a file of this host.',
+    live,
+  ),
 
   'fix.fstab_mode': set(
     choice(['stabilize-all', 'bypath-only', 'noop']),

@@ -106,6 +106,37 @@ export interface Config {
     autostart: boolean
     emit_domain_xml: boolean
   }
+  vm: {
+    /** Disks, seeds and the registry of the VMs; undefined: `<output>/vms`. */
+    dir?: string
+    network: string
+    accelerator: 'auto' | 'kvm' | 'qemu'
+    /** ms */
+    address_timeout: number
+    /** ms between asking a guest to stop and pulling the plug */
+    stop_grace: number
+    limits: {
+      vcpus: number
+      /** bytes */
+      min_memory: number
+      memory: number
+      min_disk: number
+      disk: number
+    }
+    /** virtual processors for each real one */
+    cpu_overcommit: number
+    reserved: { vcpus: number /** bytes */; memory: number; disk: number }
+  }
+  images: {
+    /** undefined: `<root>/.images`, for all instances */
+    dir?: string
+    /** bytes; 0: no limit */
+    max_bytes: number
+    /** ms since an image was last used; 0: for ever */
+    max_age: number
+  }
+  /** Images by the names under which manifests ask for them. */
+  templates: Readonly<Record<string, Template>>
   fix: {
     fstab_mode: 'stabilize-all' | 'bypath-only' | 'noop'
     regen_initramfs: boolean
@@ -133,6 +164,15 @@ export interface Config {
     email_username?: string
     email_password?: string
   }
+}
+
+/** Where an image comes from: one of `url` and `path`. */
+export interface Template {
+  url?: string
+  path?: string
+  /** `sha256:<hex>` or `sha512:<hex>` of the file */
+  checksum?: string
+  format?: 'qcow2' | 'raw'
 }
 
 type Join<A extends string, B extends string> = `${A}.${B}`

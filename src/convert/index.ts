@@ -11,4 +11,4 @@ export type {
   StageWarning,
   Step,
 } from './types.ts'
-export type { VmWords } from './domain/index.ts'
+export type { VmWords } from '../domain/index.ts'

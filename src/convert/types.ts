@@ -1,6 +1,6 @@
 import type { SourceFormat, Submitter } from '../images/index.ts'
 import type { ProcessIdentity } from '../process/index.ts'
-import type { VmWords } from './domain/index.ts'
+import type { VmWords } from '../domain/index.ts'
 import type { FixPlan, FixReport, GuestInfo, GuestToolSettings } from './fix/types.ts'
 import type { OutputFormat } from './formats.ts'
 

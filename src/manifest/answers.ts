@@ -1,15 +1,17 @@
-import { batchSuffix } from './safe-name.ts'
+import { batchSuffix, vmSuffix } from './safe-name.ts'
 import type { ConvertManifest } from './kinds/convert.ts'
 import type { Manifest } from './kinds/index.ts'
 
 /**
  * What the answer files of a job are called: `source.vm_name`, else `name`, else `vm` for a conversion, which is what
  * hyperexport polls for (contracts A1). Undefined for another kind without a name. A batch is answered as `<name>.batch`: it and a VM may be
- * called alike, and no VM waits for a name that its own batch holds.
+ * called alike, and no VM waits for a name that its own batch holds. A VM job is answered as `<name>.vm` for the same reason: it takes no disk
+ * of a conversion of that name away.
  */
 export function answerNameOf(m: Manifest): string | undefined {
   if (m.kind === 'convert') return m.source?.vm_name || m.name || 'vm'
   if (m.kind === 'batch') return m.name + batchSuffix
+  if (m.kind === 'vm') return m.name === undefined ? undefined : m.name + vmSuffix
   return m.name || undefined
 }
 

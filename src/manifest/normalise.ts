@@ -2,6 +2,7 @@ import { basename, extname, resolve } from 'node:path'
 import { parseDuration, parseSize } from '../text/units.ts'
 import { timeOf } from './time.ts'
 import type { Manifest } from './kinds/index.ts'
+import type { VmManifest } from './kinds/vm.ts'
 import { batchSuffix, safeName } from './safe-name.ts'
 
 export interface ManifestDefaults {
@@ -56,6 +57,7 @@ export function normalise(
     }))
   }
   if (m.kind === 'command') out.command = normalCommand(m.command)
+  if (m.kind === 'vm') Object.assign(out, normalVm(m, o.baseDir ?? o.dropDir))
   return out as unknown as Manifest
 }
 
@@ -90,4 +92,46 @@ function normalCommand(c: Record<string, unknown> & { limits?: Record<string, un
       },
     }),
   }
+}
+
+const GIB = 2 ** 30
+
+/** Ghost's names become ours, amounts bytes and milliseconds, paths absolute; a VM made of a job's result waits for that job. */
+function normalVm(m: VmManifest, folder: string | undefined): Record<string, unknown> {
+  const out: Record<string, unknown> = { name: m.name ?? m.vm_id }
+  if (m.grace !== undefined) out.grace_ms = parseDuration(m.grace)
+  const wait = m.wait_for_address
+  if (wait !== undefined && wait !== true) out.wait_for_address_ms = wait === false ? 0 : parseDuration(wait)
+  const { vm } = m
+  if (vm === undefined) return out
+  const absolute = (path: string) => (folder === undefined ? path : resolve(folder, path))
+  out.vm = {
+    ...vm,
+    ...(vm.vcpus === undefined && vm.vcpu !== undefined && { vcpus: vm.vcpu }),
+    ...bytes('memory_bytes', vm.memory, vm.ram_gb),
+    ...bytes('disk_bytes', vm.disk, vm.disk_gb),
+    ...(vm.image !== undefined && { image: absolute(vm.image) }),
+    ...(vm.disks && {
+      disks: vm.disks.map((d) => ({
+        ...d,
+        ...bytes('size_bytes', d.size),
+        ...(d.path !== undefined && { path: absolute(d.path) }),
+      })),
+    }),
+    ...(vm.cloud_init &&
+      vm.cloud_init.user_data_file !== undefined && {
+        cloud_init: { ...vm.cloud_init, user_data_file: absolute(vm.cloud_init.user_data_file) },
+      }),
+  }
+  if (vm.from_job !== undefined) {
+    const after = m.after === undefined ? [] : dependencies(m.after)
+    if (!after.some((d) => d.job === vm.from_job)) after.push({ job: vm.from_job, when: 'success' })
+    out.after = after
+  }
+  return out
+}
+
+function bytes(name: string, size: number | string | undefined, gib?: number): Record<string, number> | undefined {
+  if (size !== undefined) return { [name]: parseSize(size)! }
+  return gib === undefined ? undefined : { [name]: Math.round(gib * GIB) }
 }

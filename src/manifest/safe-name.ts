@@ -7,6 +7,9 @@ const longest = 200
 /** What the answer of a batch is called ends in this, which keeps it apart from the answers of its VMs. */
 export const batchSuffix = '.batch'
 
+/** The same for a VM job: the answer files of a conversion may be called as its VM is. */
+export const vmSuffix = '.vm'
+
 function fault(s: string): string | undefined {
   if (s === '') return 'it is empty'
   if (!s.isWellFormed()) return 'it contains half a Unicode character'

@@ -168,6 +168,14 @@ describe('order and origin', () => {
       'fix.tmp_dir': '/x',
       'notifications.webhook_type': 'slack',
       'notifications.webhook_url': 'https://h/x',
+      'vm.dir': '/v',
+      'vm.accelerator': 'qemu',
+      'vm.limits.min_memory': '8M',
+      'vm.limits.memory': '8G',
+      'vm.limits.min_disk': '8M',
+      'vm.limits.disk': '8G',
+      'images.dir': '/i',
+      templates: '{"t": {"path": "/t.qcow2"}}',
     }
     for (const key of keys) {
       const name = `VMSPOOL_${key.replaceAll('.', '_').toUpperCase()}`

@@ -13,6 +13,7 @@ const lines = [
   ['jobs', 'history'],
   ['spool'],
   ['convert', 'vm'],
+  ['domain'],
   ['images'],
   ['manifest', 'config', 'observe'],
   ['libvirt', 'process', 'text'],

@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { common } from './common.ts'
 import type { Normalised } from './convert.ts'
-import { count, duration } from './parts.ts'
+import { count, duration, size } from './parts.ts'
 
 const noNul = (s: string) => !s.includes('\0')
 const nul = { error: 'must not contain a NUL character: the system ends a text there' }
@@ -14,12 +14,6 @@ const absolute = (why: string) =>
     .refine((p) => p.startsWith('/') && noNul(p), { error: `must be an absolute path: ${why}` })
 
 const signals = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGKILL'] as const
-
-const size = z
-  .union([z.int().min(1), z.string().regex(/^\d+(?:\.\d+)?\s*[KMGT]?(?:i?B)?$/i)], {
-    error: 'must be a number of bytes, or text such as "512M" or "2G"',
-  })
-  .meta({ description: 'A number of bytes, or text such as "512M", "2G" (powers of 1024).' })
 
 const limits = z
   .looseObject({

@@ -4,6 +4,7 @@
  */
 import { isIP } from 'node:net'
 import { z } from 'zod'
+import { hostName, LABEL } from './parts.ts'
 
 /** useradd(8) of Debian and Fedora. */
 const account = z.string().regex(/^[a-z_][a-z0-9_-]{0,31}$/, {
@@ -34,14 +35,6 @@ const unit = z
   .string()
   .max(255)
   .regex(/^[A-Za-z0-9_][A-Za-z0-9:_.\\@-]*$/, { error: 'must be the name of a unit, such as "sshd.service"' })
-
-const LABEL = '[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?'
-const hostName = z
-  .string()
-  .max(253)
-  .regex(new RegExp(`^${LABEL}(?:\\.${LABEL})*$`), {
-    error: 'must be a host name: letters, digits, "-", parts joined by "."',
-  })
 
 const names = z.union(
   [

@@ -2,7 +2,8 @@ import type { z } from 'zod'
 import { type BatchManifest, batchManifest } from './batch.ts'
 import { type CommandManifest, commandManifest } from './command.ts'
 import { type ConvertManifest, convertManifest } from './convert.ts'
-import { type MaintenanceManifest, maintenanceManifest, type VmManifest, vmManifest } from './others.ts'
+import { type MaintenanceManifest, maintenanceManifest } from './others.ts'
+import { type VmManifest, vmManifest } from './vm.ts'
 
 export type Manifest = ConvertManifest | VmManifest | CommandManifest | MaintenanceManifest | BatchManifest
 export type ManifestKind = Manifest['kind']

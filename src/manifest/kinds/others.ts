@@ -3,17 +3,7 @@ import { common } from './common.ts'
 import type { Normalised } from './convert.ts'
 import { freeMap } from './parts.ts'
 
-/* Kinds whose handlers come later; an agent of this version refuses them by name. Their content is still open. */
-
-export const vmManifest = z
-  .looseObject({
-    kind: z.literal('vm'),
-    manifest_version: z.literal('1.0').optional(),
-    ...common,
-    action: z.enum(['create', 'start', 'stop', 'delete']).optional(),
-    vm: freeMap.optional(),
-  })
-  .meta({ title: 'vmspool manifest, kind vm: create, start, stop, delete a VM' })
+/* A kind whose handler comes later; an agent of this version refuses it by name. Its content is still open. */
 
 export const maintenanceManifest = z
   .looseObject({
@@ -25,5 +15,4 @@ export const maintenanceManifest = z
   })
   .meta({ title: 'vmspool manifest, kind maintenance: health check, cleanup, update, report' })
 
-export type VmManifest = z.output<typeof vmManifest> & Normalised
 export type MaintenanceManifest = z.output<typeof maintenanceManifest> & Normalised

@@ -1,4 +1,4 @@
-import type { Ovf } from '../../images/index.ts'
+import type { Ovf } from '../images/index.ts'
 import type { GuestFacts, GuestFamily, VmWords } from './types.ts'
 
 /**

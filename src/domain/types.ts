@@ -1,4 +1,5 @@
-import type { OutputFormat } from '../formats.ts'
+/** What a disk of a domain is. */
+export type DiskFormat = 'qcow2' | 'raw' | 'vdi'
 
 /** What the manifest and the configuration say of the VM; what is absent was not said. Sizes in bytes. */
 export interface VmWords {
@@ -41,7 +42,7 @@ export interface MadeDisk {
   id: string
   /** absolute, where it will be found */
   path: string
-  format: OutputFormat
+  format: DiskFormat
   boot: boolean
   boot_order_hint: number
 }

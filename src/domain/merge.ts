@@ -1,9 +1,9 @@
-import { createHash } from 'node:crypto'
-import type { Ovf } from '../../images/index.ts'
+import type { Ovf } from '../images/index.ts'
 import { chooseDevices, placeDisks } from './devices.ts'
 import { recogniseGuest } from './guest.ts'
 import { mergeNics } from './nics.ts'
 import type { Domain, GuestFacts, MadeDisk, VmWords } from './types.ts'
+import { uuidOfJob } from './uuid.ts'
 import { writable } from './xml.ts'
 
 const MIB = 2 ** 20
@@ -64,7 +64,7 @@ export function mergeDomain(
   const name = domainName(wanted, answer)
   return {
     domain: {
-      uuid: uuidOf(words.job_id),
+      uuid: uuidOfJob(words.job_id),
       name,
       ...(wanted === name ? {} : { title: wanted.replace(/[\r\n]+/g, ' ') }),
       vcpus,
@@ -94,27 +94,4 @@ function domainName(wanted: string, answer: string): string {
     .trim()
   if (name === '' || name === '.' || name === '..' || Buffer.byteLength(name) > 200 || !writable(name)) return answer
   return name
-}
-
-/** Namespace of our name-based ids: the UUID (version 5) of "vmspool" below the DNS namespace of RFC 9562. */
-const NAMESPACE = uuid5('6ba7b8109dad11d180b400c04fd430c8', 'vmspool')
-
-/**
- * From the job's id: `virsh define` of one answer's file, repeated, is then one VM, and libvirt refuses another job's VM of the same name
- * instead of silently replacing a running one's definition, as it would with an id that came from the name.
- */
-function uuidOf(job: string): string {
-  return dashed(uuid5(NAMESPACE, `domain:${job}`))
-}
-
-/** RFC 9562, 5.5; hexadecimal without dashes. */
-function uuid5(namespace: string, name: string): string {
-  const b = createHash('sha1').update(Buffer.from(namespace, 'hex')).update(name).digest().subarray(0, 16)
-  b[6] = (b[6]! & 0x0f) | 0x50
-  b[8] = (b[8]! & 0x3f) | 0x80
-  return b.toString('hex')
-}
-
-function dashed(hex: string): string {
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
 }

@@ -1,4 +1,4 @@
-import type { Ovf } from '../../images/index.ts'
+import type { Ovf } from '../images/index.ts'
 import type { Guest } from './guest.ts'
 import type { DeviceChoice, DiskBus, DomainDisk, GuestFacts, MadeDisk } from './types.ts'
 
