@@ -170,7 +170,7 @@ async function live(
   const sched = createScheduler(a, { status, finished })
   scheduler = sched
 
-  await startOwner(spool, { role: a.worker ? 'worker' : 'main', version: o.version })
+  await startOwner(spool, { role: a.worker ? 'worker' : 'main', version: o.version, labels: config.host.labels })
   if (spool.owner) a.ownOwners.add(spool.owner.id)
   const stats = await openStats({
     dir: spool.layout.daemon,
@@ -367,6 +367,7 @@ function takeConfig(a: Agent, how: Parameters<typeof loadConfig>[0], scheduler: 
   const { config, changed, needRestart } = reread(a.config, how)
   a.config = config
   a.log.setLevel(config.log.level)
+  if (a.spool.owner) a.spool.owner.labels = config.host.labels
   scheduler.reconfigure()
   a.log.info('config.reloaded', { changed, need_restart: needRestart })
   const rest = needRestart.length > 0 ? ` These need a restart: ${needRestart.join(', ')}.` : ''

@@ -87,8 +87,7 @@ function announce(a: Agent, scheduler: Scheduler, status: StatusWriter, { name, 
     ...base,
     state: 'queued',
     since: iso(),
-    waiting_on:
-      heldBecause(a) ?? scheduler.groupWait(record.kind === 'batch' ? undefined : record.manifest.group) ?? 'its turn',
+    waiting_on: heldBecause(a) ?? scheduler.firstWait(record) ?? 'its turn',
   })
   scheduler.remember(name, record)
   a.plan?.add(name)

@@ -4,9 +4,10 @@
  */
 import PQueue from 'p-queue'
 import { handlers } from '../jobs/registry.ts'
-import { claim, errno, type JobName, type JobRecord, readRecord } from '../spool/index.ts'
+import { claim, errno, type JobName, type JobRecord, type Lease, readRecord } from '../spool/index.ts'
 import { join } from 'node:path'
 import { createGroups } from './groups.ts'
+import { createHosts } from './hosts.ts'
 import { type RunnerDeps, runClaim } from './runner.ts'
 import { type Agent, heldBecause } from './state.ts'
 
@@ -26,14 +27,19 @@ export interface Scheduler {
   laneMoved(key?: string): void
   /** the configuration was read again */
   reconfigure(): void
-  /** what a job waits for whose group has no place free; undefined when it has one, or the job has no group */
-  groupWait(group: string | undefined): string | undefined
+  /** what a job waits for that was set aside: a place in its group, or a host; undefined when it has it */
+  asideWait(aside: string | undefined, leases: readonly Lease[]): string | undefined
+  /** what a job that was just accepted waits for */
+  firstWait(record: JobRecord): string | undefined
+  /** was a job set aside because it asks for other hosts? */
+  foreign(aside: string | undefined): boolean
   idle(): Promise<void>
 }
 
 interface Wants {
   weight: number
   group?: string
+  hosts?: readonly string[]
 }
 
 /** Weights of accepted jobs; a job that fell out is read again. */
@@ -47,6 +53,7 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
   /** batches: they wait for other jobs, and count as none */
   const weightless = new Set<string>()
   const groups = createGroups(a)
+  const hosts = createHosts(a)
   let next: JobName | undefined
   let going = false
   let again = false
@@ -57,7 +64,8 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
     const weight = Number.isFinite(w) && w >= 0 ? Math.floor(w) : 1
     // A batch holds no place in its group either, or its own jobs could wait for it for ever.
     const group = record.rejected || weight === 0 ? undefined : record.manifest.group
-    return group === undefined ? { weight } : { weight, group }
+    const wanted = record.rejected ? undefined : (record.manifest.hosts as readonly string[] | undefined)
+    return { weight, ...(group === undefined ? {} : { group }), ...(wanted === undefined ? {} : { hosts: wanted }) }
   }
   async function wantsOf(name: JobName): Promise<Wants | undefined> {
     const known = weights.get(name.id)
@@ -124,6 +132,10 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
       const wanted = await wantsOf(name)
       if (wanted === undefined) continue
       const { group } = wanted
+      if (wanted.hosts !== undefined && !hosts.serves(wanted.hosts)) {
+        plan.park(name, hosts.parking(wanted.hosts))
+        continue
+      }
       if (group !== undefined && groups.full(group)) {
         plan.park(name, group)
         continue
@@ -181,9 +193,17 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
     reconfigure() {
       queue.concurrency = a.config.concurrency.weight
       groups.reconfigure()
+      hosts.reconfigure()
       scheduler.dispatch()
     },
-    groupWait: (group) => groups.wait(group),
+    foreign: (aside) => aside !== undefined && hosts.isParking(aside),
+    firstWait(record) {
+      const { group, hosts: wanted } = weigh(record)
+      return wanted !== undefined && !hosts.serves(wanted)
+        ? hosts.wait(hosts.parking(wanted), undefined)
+        : groups.wait(group)
+    },
+    asideWait: (aside, leases) => hosts.wait(aside, leases) ?? groups.wait(aside),
     idle: () => queue.onIdle(),
   }
   return scheduler

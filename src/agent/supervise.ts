@@ -61,7 +61,7 @@ async function startAnew(a: Agent): Promise<void> {
   for (const job of a.running.values()) job.abort({ kind: 'fenced', message: 'The agent lost its lease.' })
   const deadline = performance.now() + a.config.timeouts.kill_grace * 2
   while (a.running.size > 0 && performance.now() < deadline) await new Promise((r) => setTimeout(r, 50))
-  await startOwner(a.spool, { role: a.worker ? 'worker' : 'main', version: a.version })
+  await startOwner(a.spool, { role: a.worker ? 'worker' : 'main', version: a.version, labels: a.config.host.labels })
   if (a.spool.owner) a.ownOwners.add(a.spool.owner.id)
   a.fenced = false
   await a.plan?.refresh(true)

@@ -1,6 +1,6 @@
 /** No silence: the jobs that wait say what for, and say it anew when that changes. */
 import { join } from 'node:path'
-import { listJobs, statusOf, writeStatus } from '../spool/index.ts'
+import { listJobs, readOwners, statusOf, writeStatus } from '../spool/index.ts'
 import type { Scheduler } from './scheduler.ts'
 import { type Agent, heldBecause } from './state.ts'
 
@@ -14,22 +14,26 @@ export function waitingRound(a: Agent, scheduler: Scheduler): () => Promise<void
   return async () => {
     if (a.fenced || (a.plan?.size ?? 0) > MANY) return
     const jobs = await listJobs(a.spool, { states: ['new'], limit: CURRENT })
-    // Those that wait for their group may lie far behind.
-    const groups = new Map<string, string>()
-    for (const { name, group } of a.plan?.firstParked(CURRENT) ?? []) {
-      groups.set(name.id, group)
+    // Those that wait for their group or a host may lie far behind.
+    const aside = a.plan?.firstParked(CURRENT) ?? []
+    for (const { name } of aside) {
       if (!jobs.some((j) => j.name.id === name.id))
         jobs.push({ name, state: 'new', path: join(a.spool.layout.new, name.file) })
     }
+    const leases = aside.length > 0 ? await readOwners(a.spool) : []
     const working = [...a.running.values()].filter((job) => job.weight > 0).length
     const now = new Set(jobs.map((j) => j.name.id))
     for (const id of said.keys()) if (!now.has(id)) said.delete(id)
     for (const [i, job] of jobs.entries()) {
       if (a.inFlight.has(job.name.id)) continue
       const behind = scheduler.behind(job.name.key)
+      const place = a.plan?.parkedAs(job.name)
+      const foreign = scheduler.foreign(place)
+      const wait = scheduler.asideWait(place, leases)
+      if (foreign && wait === undefined) continue // its status is the business of the agents that may run it
       const why =
-        heldBecause(a) ??
-        scheduler.groupWait(groups.get(job.name.id)) ??
+        (foreign ? wait : heldBecause(a)) ??
+        wait ??
         (behind !== undefined && behind !== job.name.id
           ? `job ${behind} of the same name, which was accepted before it`
           : working > 0

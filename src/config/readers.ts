@@ -219,6 +219,18 @@ export const networkMap: Reader<Readonly<Record<string, string>>> = {
   schema: z.record(z.string(), z.string().regex(/^(bridge:)?[^:/\s]+$/)),
 }
 
+/** Words that a job's `hosts` may name. */
+export const labelList: Reader<readonly string[]> = {
+  read: (v) => {
+    const list = typeof v === 'string' ? [v] : v
+    const word = /^[A-Za-z0-9][\w.:=-]{0,127}$/
+    const good = Array.isArray(list) && list.length <= 100 && list.every((w) => typeof w === 'string' && word.test(w))
+    return good ? ok(list as string[]) : no('must be a list of words of letters, digits and "_.:=-"')
+  },
+  fromText: (t) => t.split(/[\s,]+/).filter((w) => w !== ''),
+  schema: z.array(z.string().regex(/^[A-Za-z0-9][\w.:=-]{0,127}$/)),
+}
+
 /** Names of groups → how many of their jobs run at once. */
 export const countMap: Reader<Readonly<Record<string, number>>> = {
   read: (v) => {

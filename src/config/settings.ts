@@ -5,6 +5,7 @@ import {
   countMap,
   duration,
   fraction,
+  labelList,
   listen,
   milliseconds,
   networkMap,
@@ -75,6 +76,13 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
     choice(['debug', 'info', 'warn', 'error'], { warning: 'warn' }),
     'info',
     'How much is logged.',
+    live,
+  ),
+
+  'host.labels': set(
+    labelList,
+    [],
+    'What this host has, such as [gpu, fast-disk]: a job whose `hosts` names one of them runs here.',
     live,
   ),
 

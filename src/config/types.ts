@@ -16,6 +16,10 @@ export interface Config {
   runtime_dir: string
 
   log: { level: 'debug' | 'info' | 'warn' | 'error' }
+  host: {
+    /** what jobs may ask for beside the host's name */
+    labels: readonly string[]
+  }
   concurrency: {
     /** Sum of the weights of all jobs at once. */
     weight: number

@@ -28,7 +28,7 @@ export function beyondSchema(
 const isObject = (v: unknown): v is Record<string, unknown> => typeof v === 'object' && v !== null && !Array.isArray(v)
 
 function reserved(root: Record<string, unknown>, say: Say): void {
-  for (const key of ['hosts', 'parent', 'notify'])
+  for (const key of ['parent', 'notify'])
     if (root[key] !== undefined)
       say(
         'warning',

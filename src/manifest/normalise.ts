@@ -30,6 +30,7 @@ export function normalise(
     else delete out.timeout_ms
   }
   if (m.not_before !== undefined) out.not_before_ms = Math.max(0, timeOf(m.not_before))
+  if (m.hosts !== undefined) out.hosts = [m.hosts].flat()
   if (m.after !== undefined) out.after = dependencies(m.after)
   if (m.retry !== undefined) {
     const { delay } = m.retry as { delay?: unknown }

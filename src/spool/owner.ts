@@ -25,6 +25,8 @@ export interface Lease {
   /** rises with every heartbeat; the only sign of life that others trust */
   counter: number
   version?: string
+  /** what its host has (`host.labels`), for jobs that ask for it */
+  labels?: readonly string[]
 }
 
 /** This process as others can find it again. Injected by the simulation. */
@@ -78,7 +80,7 @@ const selves = new WeakMap<Spool, Self>()
  */
 export async function startOwner(
   s: Spool,
-  o: { role?: 'main' | 'worker'; self?: Self; version?: string } = {},
+  o: { role?: 'main' | 'worker'; self?: Self; version?: string; labels?: readonly string[] } = {},
 ): Promise<void> {
   const self = o.self ?? thisProcess()
   selves.set(s, self)
@@ -86,6 +88,7 @@ export async function startOwner(
     id: ownerId(s, self),
     counter: 0,
     role: o.role ?? 'main',
+    ...(o.labels ? { labels: o.labels } : {}),
     started_at: new Date(s.clock.now()).toISOString(),
     since: s.clock.mono(),
   }
@@ -109,6 +112,7 @@ async function writeLease(s: Spool, owner: Owner, self: Self): Promise<void> {
     instance: s.layout.instance,
     started_at: owner.started_at,
     counter: owner.counter,
+    ...(owner.labels && owner.labels.length > 0 ? { labels: owner.labels } : {}),
   }
   const path = join(s.layout.owners, `${owner.id}.json`)
   const temp = join(s.layout.owners, `.${owner.id}.${randomHex(s, 3)}.tmp`)

@@ -19,6 +19,8 @@ export interface Plan {
   park(name: JobName, group: string): void
   /** so many of those that wait for a place in this group may be tried, the first in order before the others */
   unpark(group: string, most: number): void
+  /** the group that a job was set aside for */
+  parkedAs(name: JobName): string | undefined
   parkedGroups(): string[]
   /** some of those that wait for a place in their group, the longest first */
   firstParked(most: number): { name: JobName; group: string }[]
@@ -101,6 +103,7 @@ export async function makePlan(s: Spool): Promise<Plan> {
       }
       if (files?.length === 0) parked.delete(group)
     },
+    parkedAs: (name) => groupOf.get(name.file),
     parkedGroups: () => [...parked.keys()],
     firstParked(most) {
       const out: { name: JobName; group: string }[] = []

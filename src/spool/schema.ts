@@ -181,6 +181,7 @@ export const leaseSchema = z
     started_at: time,
     counter: z.int().min(0).meta({ description: 'Rises with every heartbeat; the only sign of life that counts.' }),
     version: z.string().optional(),
+    labels: z.array(z.string()).optional().meta({ description: 'What its host has (host.labels).' }),
   })
   .meta({ title: 'Lease of an agent' })
 

@@ -49,6 +49,8 @@ export interface Owner {
   started_at: string
   /** start of this owner on the monotonic clock, in ms */
   since: number
+  /** what the host has; goes into the lease with the next heartbeat */
+  labels?: readonly string[]
 }
 
 export interface IntakeMemory {

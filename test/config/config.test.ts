@@ -168,6 +168,7 @@ describe('order and origin', () => {
       'fix.tmp_dir': '/x',
       'notifications.webhook_type': 'slack',
       'notifications.webhook_url': 'https://h/x',
+      'host.labels': 'gpu, fast',
       'vm.dir': '/v',
       'vm.accelerator': 'qemu',
       'vm.limits.min_memory': '8M',

@@ -42,9 +42,14 @@ const repeat = z
   })
   .meta({ description: 'Run again and again; each run is a job of its own, and runs never overlap.' })
 
-const texts = z.union([z.string(), z.array(z.string())], { error: 'must be text or a list of texts' })
+const hostChoice = z
+  .string()
+  .max(1024)
+  .regex(/^[A-Za-z0-9][\w.:=-]*(?:\+[A-Za-z0-9][\w.:=-]*)*$/, {
+    error: 'must be a host name or a label of an agent; several that all must hold are joined by "+"',
+  })
 
-/** Fields that every kind has (DESIGN section 3). `hosts`, `parent` and `submitter` are reserved. */
+/** Fields that every kind has (DESIGN section 3). `parent` and `submitter` are reserved. */
 export const common = {
   $schema: z.string().optional(),
   name: answerName.optional().meta({
@@ -71,7 +76,16 @@ export const common = {
     .optional()
     .meta({ description: 'Jobs of one group run with its own concurrency (`groups` in the configuration).' }),
   repeat: repeat.optional(),
-  hosts: texts.optional(),
+  hosts: z
+    .union([hostChoice, z.array(hostChoice).min(1).max(100)], {
+      error:
+        'must be a host name or a label of an agent, several of which all must hold joined by "+", or a list of such to choose from',
+    })
+    .optional()
+    .meta({
+      description:
+        'Only agents of these hosts run it: host names or labels (`host.labels` of their configuration); "gpu+fast" wants both, a list any one.',
+    }),
   parent: z.string().optional(),
   retry_of: z.string().optional().meta({ description: 'The id of the job that this one repeats (`vmspool retry`).' }),
   retry_from: z
