@@ -41,6 +41,17 @@ export interface Libvirtd extends AsyncDisposable {
   signal(name: 'STOP' | 'CONT' | 'KILL' | 'TERM'): Promise<void>
   /** starts the daemon (again), and resolves when it takes connections */
   start(): Promise<void>
+  /** a network with addresses by DHCP that reaches the outside of nothing: dnsmasq, bridge and firewall rules lie in these namespaces */
+  natNetwork(name?: string): Promise<NatNetwork>
+}
+
+export interface NatNetwork {
+  name: string
+  bridge: string
+  /** what a guest at that address answers over HTTP; throws when it does not */
+  ask(address: string, path?: string): Promise<string>
+  /** all rules of these namespaces, without the counters */
+  firewall(): Promise<string>
 }
 
 /** Debian's files of another libvirt, as `dpkg-deb -x` unpacks them, are used instead of the installed ones. */
@@ -181,6 +192,20 @@ export async function privateLibvirtd(o: LibvirtdOptions = {}): Promise<Libvirtd
       await inside(['libvirtd', '-d', '-p', pidfile])
       await takesConnections(socket)
     },
+    async natNetwork(name = 'default') {
+      const file = join(dir, `network-${name}.xml`)
+      const bridge = `vs-${name.slice(0, 10)}`
+      writeFileSync(file, natNetworkXml(name, bridge))
+      const uri = daemon.uri('qemu:///system')
+      await virsh(uri, ['net-define', file])
+      await virsh(uri, ['net-start', name])
+      return {
+        name,
+        bridge,
+        ask: (address, path = '/') => inside([process.execPath, '-e', FETCH, `http://${address}${path}`]),
+        firewall: async () => (await inside(['iptables-save'])).replace(/\[\d+:\d+\]/g, '').replace(/^#.*\n?/gm, ''),
+      }
+    },
     async [Symbol.asyncDispose]() {
       // the first process of a namespace cannot be stopped from inside, and takes everything in it along
       process.kill(Number(init), 'SIGKILL')
@@ -210,6 +235,15 @@ export async function privateLibvirtd(o: LibvirtdOptions = {}): Promise<Libvirtd
   }
   return daemon
 }
+
+/** Leases of two minutes, libvirt's shortest: whoever takes a stale one for a new one is soon found out. */
+const natNetworkXml = (name: string, bridge: string) =>
+  `<network><name>${name}</name><forward mode='nat'/><bridge name='${bridge}' stp='off' delay='0'/>` +
+  `<ip address='192.0.2.1' netmask='255.255.255.0'><dhcp><range start='192.0.2.10' end='192.0.2.250'><lease expiry='2' unit='minutes'/></range></dhcp></ip></network>`
+
+const FETCH = `const r = await fetch(process.argv[1], { signal: AbortSignal.timeout(20_000) })
+if (!r.ok) throw new Error(String(r.status))
+process.stdout.write(await r.text())`
 
 function polkitFiles(dir: string, answer: 'yes' | 'no'): void {
   mkdirSync(join(dir, 'run/dbus'))

@@ -28,6 +28,7 @@ export const forTests = {
   ssh: 'openssh-client',
   nc: 'netcat-openbsd',
   ip: 'iproute2',
+  iptables: 'iptables',
   xmllint: 'libxml2-utils',
   'qemu-system-x86_64': 'qemu-system-x86',
   '/usr/share/OVMF/OVMF_CODE_4M.fd': 'ovmf',

@@ -15,36 +15,69 @@ const MBR = '/usr/lib/syslinux/mbr/mbr.bin'
 /** In the order in which they need each other; what a kernel has built in is not there and not missed. */
 const MODULES = [
   ...['virtio_ring', 'virtio', 'virtio_pci_legacy_dev', 'virtio_pci_modern_dev', 'virtio_pci', 'virtio_blk'],
+  ...['failover', 'net_failover', 'virtio_net', 'af_packet', 'evdev', 'button'],
   ...['fat', 'vfat', 'nls_cp437', 'nls_ascii', 'nls_iso8859-1', 'nls_utf8'],
 ]
 
 /**
  * It prints what `proof.txt` on its own disk holds, what earlier boots have written there, and what it writes itself: a line with a
- * number that only this boot knows. Then it powers off.
+ * number that only this boot knows. Then it powers off, or, with `serve` in its command line, it gets an address by DHCP, answers over
+ * HTTP with what it knows of itself, and powers off when somebody presses the power button.
  */
 const INIT = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
+mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 for m in ${MODULES.join(' ')}; do [ -f /modules/$m.ko ] && insmod /modules/$m.ko; done
 while ! [ -b /dev/vda1 ]; do sleep 0.1; done
 mount -t vfat /dev/vda1 /mnt || poweroff -f
-echo "GUEST-READ $(cat /mnt/proof.txt)"
+proof="$(cat /mnt/proof.txt)"
+echo "GUEST-READ $proof"
 [ -f /mnt/boots.txt ] && echo "GUEST-FOUND $(cat /mnt/boots.txt)"
 read id < /proc/sys/kernel/random/uuid
 echo $id >> /mnt/boots.txt
+boots=$(wc -l < /mnt/boots.txt)
 umount /mnt && echo "GUEST-WROTE $id"
-poweroff -f
+grep -qw serve /proc/cmdline || poweroff -f
+
+for e in /sys/class/input/event*; do
+  grep -q "Power Button" $e/device/name && { head -c 1 /dev/input/\${e##*/} > /dev/null; echo GUEST-BUTTON; poweroff -f; } &
+done
+ip link set lo up
+for c in /sys/class/net/eth*; do
+  ip link set \${c##*/} up
+  udhcpc -q -n -i \${c##*/} -s /bin/address -x hostname:tiny -t 20 -T 2
+done
+address="$(ip -4 -o addr show scope global | sed 's/.* inet \\([^/]*\\).*/\\1/')"
+cat > /www/index.html << END
+proof $proof
+boot $id
+boots $boots
+disks $(cd /sys/block && for d in vd*; do echo -n "$d=$(cat $d/size) "; done)
+END
+httpd -h /www -p 80
+echo "GUEST-READY" $address
+while :; do sleep 3600; done
 `
 
-const SYSLINUX = `SERIAL 0 115200
+/** What udhcpc calls. */
+const ADDRESS = `#!/bin/busybox sh
+[ "$1" = bound ] || exit 0
+ip addr flush dev $interface
+ip addr add $ip/\${mask:-24} dev $interface
+[ -n "$router" ] && ip route add default via \${router%% *}
+exit 0
+`
+
+const syslinux = (serve: boolean) => `SERIAL 0 115200
 DEFAULT guest
 PROMPT 0
 LABEL guest
   KERNEL vmlinuz
   INITRD initrd.gz
-  APPEND console=ttyS0 quiet panic=-1
+  APPEND console=ttyS0 quiet panic=-1${serve ? ' serve' : ''}
 `
 
 /** What the guest prints of its own disk, for `boot`'s output. */
@@ -57,8 +90,23 @@ export function guestSaid(serial: string): {
   return { read: line('READ'), found: line('FOUND'), wrote: line('WROTE') }
 }
 
-/** Writes the guest's raw disk to `path`; `proof` is the line that it reads from its disk. Needs no root, loop device or mount. */
-export async function makeTinyGuest(path: string, proof: string): Promise<void> {
+/** What the guest answers over HTTP. */
+export function guestAnswered(page: string): { proof?: string; boot?: string; boots: number; disks: string[] } {
+  const said = Object.fromEntries(page.split('\n').map((l) => [l.split(' ', 1)[0], l.slice(l.indexOf(' ') + 1)]))
+  const { proof, boot, boots, disks } = said
+  return {
+    ...(proof ? { proof } : {}),
+    ...(boot ? { boot } : {}),
+    boots: Number(boots),
+    disks: (disks ?? '').trim().split(/ +/),
+  }
+}
+
+/**
+ * Writes the guest's raw disk to `path`; `proof` is the line that it reads from its disk. Needs no root, loop device or mount.
+ * @param o `serve`: it stays up with an address and a web page, until its power button is pressed
+ */
+export async function makeTinyGuest(path: string, proof: string, o: { serve?: boolean } = {}): Promise<void> {
   const { kernel, initrd } = await parts()
   await using disk = await open(path, 'w+')
   await disk.truncate(SIZE)
@@ -75,7 +123,7 @@ export async function makeTinyGuest(path: string, proof: string): Promise<void> 
   const work = await mkdtemp(`${path}.work-`)
   try {
     await writeFile(join(work, 'proof.txt'), `${proof}\n`)
-    await writeFile(join(work, 'syslinux.cfg'), SYSLINUX)
+    await writeFile(join(work, 'syslinux.cfg'), syslinux(o.serve === true))
     const files = [kernel, initrd, join(work, 'proof.txt'), join(work, 'syslinux.cfg')]
     const names = ['vmlinuz', 'initrd.gz', 'proof.txt', 'syslinux.cfg']
     for (const [i, from] of files.entries()) await execa('mcopy', ['-i', `${path}@@${FIRST}`, from, `::${names[i]}`])
@@ -102,7 +150,7 @@ function partition(): Buffer {
 async function parts(): Promise<{ kernel: string; initrd: string }> {
   const cache =
     process.env.VMSPOOL_GUEST_CACHE ?? join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'vmspool-test')
-  const made = createHash('sha256').update(INIT).digest('hex').slice(0, 12)
+  const made = createHash('sha256').update(INIT).update(ADDRESS).digest('hex').slice(0, 12)
   const dir = join(cache, `tiny-guest-${made}`)
   const kernel = join(dir, 'vmlinuz')
   const initrd = join(dir, 'initrd.gz')
@@ -167,8 +215,13 @@ async function initramfs(root: string): Promise<Buffer> {
   const lib = join(root, 'lib/modules')
   const all = await readdir(lib, { recursive: true })
   const entries: [string, number, Buffer][] = [
-    ...['bin', 'dev', 'mnt', 'modules', 'proc'].map((d): [string, number, Buffer] => [d, 0o040755, Buffer.alloc(0)]),
+    ...['bin', 'dev', 'mnt', 'modules', 'proc', 'sys', 'www'].map((d): [string, number, Buffer] => [
+      d,
+      0o040755,
+      Buffer.alloc(0),
+    ]),
     ['init', 0o100755, Buffer.from(INIT)],
+    ['bin/address', 0o100755, Buffer.from(ADDRESS)],
     ['bin/busybox', 0o100755, await readFile(join(root, 'bin/busybox'))],
   ]
   for (const m of MODULES) {
