@@ -131,6 +131,10 @@ export interface VmRecord {
   doing?: { action: VmAction; phase: VmPhase; job: string; epoch: number; since: string }
   /** the latest that changed it */
   order: VmOrder
+  /** the last action that is over */
+  last?: { action: VmAction; job: string; epoch: number; outcome: 'done' | 'failed'; at: string; message?: string }
+  /** SHA-256 of what `create` was asked for: the same again means this VM */
+  asked?: string
   /** made by `kind: vm`, by the define step of a conversion, taken over from Ghost Agent, or found in libvirt after the registry was lost */
   origin: 'vm' | 'convert' | 'ghost' | 'recovered'
   vcpus: number
