@@ -403,6 +403,7 @@ async function listen(
     link: join(a.spool.layout.daemon, 'control.sock'),
     commands: controlCommands(a, { stats, drain, reload }),
     onRequest: (command) => a.metrics.inc('vmspool_control_requests_total', { command }),
+    onChange: (command, peer) => a.log.info('control.request', { command, peer }),
     onError: (error) => a.log.warn('control.error', { error }),
   })
   // A killed agent leaves its socket's name behind; the folder's lock, which we hold, says that nobody listens there.

@@ -48,10 +48,24 @@ export function controlCommands(a: Agent, t: CommandTargets): ReadonlyMap<string
         }),
       },
     ],
-    ['pause', { run: () => pause(true) }],
-    ['resume', { run: () => pause(false) }],
-    ['drain', { run: () => say('Draining queue'), after: () => t.drain('a drain request on the control socket') }],
-    ['stop', { run: () => say('Stopping daemon'), after: () => t.drain('a stop request on the control socket') }],
-    ['reload', { run: async () => say(await t.reload()) }],
+    ['pause', { changes: true, run: () => pause(true) }],
+    ['resume', { changes: true, run: () => pause(false) }],
+    [
+      'drain',
+      {
+        changes: true,
+        run: () => say('Draining queue'),
+        after: () => t.drain('a drain request on the control socket'),
+      },
+    ],
+    [
+      'stop',
+      {
+        changes: true,
+        run: () => say('Stopping daemon'),
+        after: () => t.drain('a stop request on the control socket'),
+      },
+    ],
+    ['reload', { changes: true, run: async () => say(await t.reload()) }],
   ])
 }

@@ -10,6 +10,7 @@ import { chmodSync, renameSync, rmSync, symlinkSync } from 'node:fs'
 import { createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { AgentError } from './errors.ts'
+import { type Peer, peerOf } from './peer.ts'
 import { MAX_SOCKET_PATH } from './runtime-dir.ts'
 
 /** what the old client's only recv() takes */
@@ -23,6 +24,8 @@ export interface ControlRequest {
 export type ControlReply = { status: 'ok' | 'error'; [more: string]: unknown }
 
 export interface ControlCommand {
+  /** it is told who asked: onChange */
+  changes?: boolean
   run(request: ControlRequest): ControlReply | Promise<ControlReply>
   /** a shorter reply for a client that reads 4096 bytes and no more */
   shorten?(reply: ControlReply, bytes: number): ControlReply
@@ -37,6 +40,8 @@ export interface ControlSocketOptions {
   link: string
   commands: ReadonlyMap<string, ControlCommand>
   onRequest?: (command: string) => void
+  /** before a command that changes something is run */
+  onChange?: (command: string, peer: Peer | undefined) => void
   onError?: (error: unknown) => void
   /** a silent or slow client is cut off after this */
   timeoutMs?: number
@@ -180,6 +185,7 @@ function serve(c: Socket, o: ControlSocketOptions): void {
       return
     }
     o.onRequest?.(name)
+    if (command.changes && o.onChange) o.onChange(name, await peerOf(c))
     try {
       let reply = await command.run(request)
       const old = !text.endsWith('\n')

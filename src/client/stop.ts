@@ -2,12 +2,11 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { shimState, type ShimState, stopShim } from '../process/index.ts'
-import { requestCancel } from '../spool/control.ts'
 import { readRecord } from '../spool/record.ts'
 import { runFolder, settleStarted } from '../spool/settle.ts'
 import { directFile } from '../spool/started.ts'
 import { parseJobName } from '../spool/names.ts'
-import { userName } from './cancel.ts'
+import { askToCancel, userName } from './cancel.ts'
 import { ClientError } from './errors.ts'
 import { liveAgent, pause } from './liveness.ts'
 import type { Place } from './place.ts'
@@ -97,7 +96,7 @@ const POLL_MS = 100
 
 /** The agent is asked, and goes about it as it does with every job; when there is none, what runs on this host is ended from here. */
 async function stopOfAgent(place: Place, status: JobStatus, o: StopOptions): Promise<Stopped> {
-  await requestCancel(place.spool, status.id, userName(), o.force ? { force: true } : {})
+  await askToCancel(place, status, o.force ? { force: true } : {})
   if ((await liveAgent(place, place.config.lease.timeout, o.signal ? { signal: o.signal } : {})) === undefined)
     return withoutAgent(place, status, o)
   let told = false

@@ -1,10 +1,11 @@
-/** Requests to agents, as files that anybody who may write to control/ can leave: cancel a job, pause the instance. */
+/** Requests to agents, as files that anybody who may write to control/ can leave: cancel a job, pause the instance. Whose count: rights.ts. */
 import { join } from 'node:path'
 import { type Claim, openClaim, takeOver } from './attempt.ts'
 import { errno } from './errors.ts'
 import { namesIn, removeFile } from './moves.ts'
 import { type JobName, OUTCOMES, parseJobName, renamed, ULID } from './names.ts'
 import { type JobRecord, readRecord } from './record.ts'
+import { isOurs, permitted } from './rights.ts'
 import { randomHex, type Spool } from './spool.ts'
 import { commitUnrun } from './unrun.ts'
 
@@ -31,25 +32,33 @@ export interface CancelRequest {
   force: boolean
 }
 
-/** The jobs that somebody wants cancelled. */
+/** The jobs that somebody who may wants cancelled (rights.ts). Other requests are removed. */
 export async function cancelRequests(s: Spool): Promise<CancelRequest[]> {
-  const out: CancelRequest[] = []
+  const out: (CancelRequest & { uid: number | undefined })[] = []
   for (const file of await namesIn(s, s.layout.control)) {
     const id = CANCEL.exec(file)?.[1]
     if (!id || !ULID.test(id)) continue
     let by = 'a request'
     let force = false
+    let uid: number | undefined
     try {
-      const { bytes } = await s.fs.readFile(join(s.layout.control, file), 65_536)
+      const { bytes, stat } = await s.fs.readFile(join(s.layout.control, file), 65_536)
+      uid = stat.uid
       const said = JSON.parse(bytes.toString('utf8'))
       by = String(said.by ?? by).slice(0, 200)
       force = said.force === true
     } catch {
-      // an unreadable request is still one
+      // what it says besides is a courtesy; of one that cannot be opened nobody knows whose it is
     }
-    out.push({ id, by, force })
+    out.push({ id, by, force, uid })
   }
-  return out
+  if (out.length === 0) return out
+  const { allowed, refused } = await permitted(s, out)
+  for (const { id, by, uid } of refused) {
+    s.log('cancel.refused', { job: id, by, uid })
+    await removeFile(s, join(s.layout.control, `cancel-${id}.json`))
+  }
+  return allowed
 }
 
 /** Jobs that cannot just be committed as cancelled: a batch that waits for an agent may have children, which are to be cancelled too. */
@@ -131,10 +140,11 @@ export async function setPaused(s: Spool, paused: boolean, by: string): Promise<
   }
 }
 
-/** Whether the instance is paused. By listing: a name looked up in vain stays absent for 30 s on NFS. */
+/** Whether an agent or root has paused the instance. By listing: a name looked up in vain stays absent for 30 s on NFS. */
 export async function isPaused(s: Spool): Promise<boolean> {
   try {
-    return (await s.fs.readdir(s.layout.control)).includes('pause')
+    if (!(await s.fs.readdir(s.layout.control)).includes('pause')) return false
+    return isOurs((await s.fs.lstat(join(s.layout.control, 'pause'))).uid)
   } catch (error) {
     if (errno(error) === 'ENOENT') return false
     throw error

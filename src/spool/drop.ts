@@ -1,6 +1,6 @@
 /** Dropping a manifest the safe way: written under a dot name, made durable, then renamed into sight. */
 import { join } from 'node:path'
-import { SpoolError } from './errors.ts'
+import { errno, SpoolError } from './errors.ts'
 import { randomHex, type Spool } from './spool.ts'
 
 /**
@@ -20,7 +20,7 @@ export async function drop(s: Spool, bytes: Uint8Array, fileName: string): Promi
   try {
     await s.fs.writeFile(temp, bytes, { mode: 0o640, sync: true, exclusive: true })
     await s.fs.rename(temp, join(s.layout.queue, name))
-    await s.sync(s.layout.queue)
+    await durable(s, join(s.layout.queue, name))
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? ''
     throw new SpoolError(
@@ -31,4 +31,19 @@ export async function drop(s: Spool, bytes: Uint8Array, fileName: string): Promi
     )
   }
   return name
+}
+
+/**
+ * Whoever may drop but not list (mode 3730) cannot open the folder to fsync it. The file itself then: Linux's journalling
+ * filesystems make its name durable with it. It may have been taken by now, and whoever took it makes it durable.
+ */
+async function durable(s: Spool, path: string): Promise<void> {
+  try {
+    await s.sync(s.layout.queue)
+  } catch (error) {
+    if (errno(error) !== 'EACCES') throw error
+    await s.fs.syncFile(path).catch((e) => {
+      if (errno(e) !== 'ENOENT') throw e
+    })
+  }
 }

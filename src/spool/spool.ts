@@ -6,7 +6,7 @@ import { errno, SpoolError } from './errors.ts'
 import { nodeFs, type SpoolFs } from './fs.ts'
 import type { Layout } from './layout.ts'
 import { ulidMaker } from './names.ts'
-import { isNetworkType } from './network.ts'
+import { isNetworkType } from '../process/network-fs.ts'
 import { groupSync } from './sync.ts'
 
 export interface SpoolClock {
@@ -176,8 +176,9 @@ async function create(l: Layout): Promise<void> {
     try {
       await mkdir(dir, { recursive: true, mode: 0o755 })
       // mkdir's mode is cut by the umask; a folder that was there keeps the mode its administrator chose.
+      // One that hands its group on (setgid) was made by an installation; the unit could not set that bit again.
       const made = await stat(dir)
-      if (made.uid === process.getuid?.() && Date.now() - made.birthtimeMs < 10_000) {
+      if ((made.mode & 0o2000) === 0 && made.uid === process.getuid?.() && Date.now() - made.birthtimeMs < 10_000) {
         const { chmod } = await import('node:fs/promises')
         await chmod(dir, mode)
       }

@@ -93,6 +93,23 @@ describe('the control socket', () => {
     expect(s.seen).toEqual(['status'])
   })
 
+  test('who asks for a change is told by the kernel, and asked for nothing else', async () => {
+    await using dir = await tempDir()
+    const changes: unknown[] = []
+    const commands = new Map<string, ControlCommand>([
+      ['pause', { changes: true, run: () => ({ status: 'ok', told: changes.length }) }],
+      ['status', { run: () => ({ status: 'ok' }) }],
+    ])
+    await using socket = await served(dir.path, {
+      commands,
+      onChange: (command, peer) => changes.push([command, peer]),
+    })
+    await talk(socket.path, ['status'])
+    expect(JSON.parse(await talk(socket.path, ['pause']))).toEqual({ status: 'ok', told: 1 })
+    const me = { pid: process.pid, uid: process.geteuid?.(), gid: process.getegid?.() }
+    expect(changes).toEqual([['pause', me]])
+  })
+
   test('an unknown command names those there are, after a newline, silence or the end of the request', async () => {
     await using dir = await tempDir()
     await using s = await served(dir.path)
