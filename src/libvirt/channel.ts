@@ -20,6 +20,7 @@ import {
 } from './frame.ts'
 import type { Call, CallOptions, Procedure } from './procedure.ts'
 import { events, type DomainEvent } from './procedures/events.ts'
+import { type ByteStream, type StreamEnd, streamsOf } from './streams.ts'
 import { readRemoteError } from './structs.ts'
 import type { Transport } from './transport.ts'
 import { XdrReader } from './xdr.ts'
@@ -39,6 +40,8 @@ export interface Channel {
     now: (value: R) => void,
     o?: CallOptions,
   ): Promise<R>
+  /** A call that opens a stream. Until the stream is over, it may pause the whole connection: use one for it alone. */
+  stream<A extends readonly unknown[]>(p: Procedure<A, void>, args: A, o?: CallOptions): Promise<ByteStream>
   /** Where events go; the callback is the number that the daemon gave out. */
   onEvent(listener: (number: number, callback: number, event: DomainEvent) => void): void
   /** Pings an idle daemon every `interval_ms`, and gives it up when `misses` pings in a row brought nothing. */
@@ -61,6 +64,8 @@ interface Waiting {
   reject(error: unknown): void
   /** nobody waits for the answer any more */
   abandoned: boolean
+  /** of a call that opens a stream: its data may come before its answer */
+  stream?: StreamEnd
 }
 
 /** frames before the connection is open are a few words; a stranger on the socket gets no more memory than this */
@@ -89,6 +94,7 @@ export function openChannel(transport: Transport, o: ChannelOptions): Channel {
     // each gets an error of its own: whether its call was sent differs
     for (const w of running.values()) w.reject(lost(reason, w.procedure, true))
     for (const w of queue) w.reject(lost(reason, w.procedure, false))
+    streams.lost(reason)
     running.clear()
     queue.length = 0
     tellEnded(reason)
@@ -108,6 +114,7 @@ export function openChannel(transport: Transport, o: ChannelOptions): Channel {
       serial = serial === SERIAL_MAX ? 1 : serial + 1
       w.frame.writeUInt32BE(serial, 20)
       running.set(serial, w)
+      if (w.stream) streams.begin(serial, w.number, w.stream)
       transport.write(w.frame)
     }
     if (!over && queue.length > 0 && abandoned >= o.window) {
@@ -135,7 +142,15 @@ export function openChannel(transport: Transport, o: ChannelOptions): Channel {
     return true
   }
 
-  const callThen: Channel['callThen'] = (p, args, now, options = {}) =>
+  const streams = streamsOf(transport)
+  const callThen: Channel['callThen'] = (p, args, now, options = {}) => ask(p, args, now, options)
+  const ask = <A extends readonly unknown[], R>(
+    p: Procedure<A, R>,
+    args: A,
+    now: (value: R) => void,
+    options: CallOptions,
+    stream?: StreamEnd,
+  ): Promise<R> =>
     new Promise((resolve, reject) => {
       if (over) return reject(lost(over, p.name, false))
       const { signal } = options
@@ -153,6 +168,7 @@ export function openChannel(transport: Transport, o: ChannelOptions): Channel {
         number: p.number,
         frame: finishFrame(writer, { program: PROGRAM, procedure: p.number, type: Type.call, serial: 0 }),
         abandoned: false,
+        ...(stream ? { stream } : {}),
         settle(frame, header) {
           if (header.status === Status.error) {
             const reader = new XdrReader(frame, HEADER_BYTES)
@@ -199,9 +215,11 @@ export function openChannel(transport: Transport, o: ChannelOptions): Channel {
       throw new XdrError(`an answer of procedure ${h.procedure} to call ${h.serial}, which was ${w.procedure}.`)
     }
     if (h.status !== Status.ok && h.status !== Status.error) throw new XdrError(`an answer with status ${h.status}.`)
+    if (w.stream && h.status === Status.error) streams.refused(h.serial)
     if (w.abandoned) {
       running.delete(h.serial)
       abandoned--
+      w.stream?.giveUp()
     } else {
       // it stays in `running` while it is read: if that fails, its caller is told as well
       w.settle(frame, h)
@@ -239,7 +257,8 @@ export function openChannel(transport: Transport, o: ChannelOptions): Channel {
     if (h.program !== PROGRAM) throw new XdrError(`program 0x${h.program.toString(16)}.`)
     if (h.type === Type.reply) reply(frame, h)
     else if (h.type === Type.message) message(frame, h)
-    // streams and passed file descriptors are only sent to who asked for them
+    else if (h.type === Type.stream) streams.take(frame, h)
+    // holes in streams and passed file descriptors are only sent to who asked for them
     else throw new XdrError(`a frame of type ${h.type}.`)
   }
 
@@ -268,12 +287,19 @@ export function openChannel(transport: Transport, o: ChannelOptions): Channel {
   return {
     call: (p, args, options) => callThen(p, args, () => {}, options),
     callThen,
+    async stream(p, args, options = {}) {
+      const stream = streams.make(p.name)
+      await ask(p, args, () => {}, options, stream.end)
+      return stream.stream
+    },
     onEvent(listener) {
       deliver = listener
     },
     keepalive(interval_ms, misses) {
       // counted, not timed: when this process stood still for a while, only one turn passes, and what arrived is read before the next
       pinging = setInterval(() => {
+        // what we do not read cannot be an answer; but the daemon hears that we are there
+        if (streams.paused()) unanswered = 0
         if (unanswered >= misses) {
           end(
             new ConnectionError(

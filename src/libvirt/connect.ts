@@ -3,7 +3,7 @@ import { domainCalls } from './domains.ts'
 import { ConnectionError, LibvirtError } from './errors.ts'
 import { hostCalls } from './host.ts'
 import { networkCalls } from './networks.ts'
-import type { CallOptions } from './procedure.ts'
+import type { Call, CallOptions } from './procedure.ts'
 import * as p from './procedures/host.ts'
 import { poolCalls, volumeCalls } from './storage.ts'
 import { type Subscribe, subscriptions } from './subscriptions.ts'
@@ -44,6 +44,8 @@ export interface Connection extends AsyncDisposable {
   ended: Promise<ConnectionError>
   isOver(): boolean
   load(): ReturnType<Channel['load']>
+  /** The same connection; its calls have these options where they say nothing else. */
+  with(defaults: CallOptions): Connection
   /** Takes leave of the daemon. Calls that are under way are rejected. */
   close(): Promise<void>
 }
@@ -148,14 +150,18 @@ function connection(uri: string, where: string, channel: Channel): Connection {
     await Promise.race([left, channel.ended, new Promise((r) => setTimeout(r, LEAVE_MS).unref())])
     channel.end(new ConnectionError('closed', `The connection to libvirt at ${where} was closed by this program.`))
   }
-  return {
+  const calls = (c: Call) => ({
+    host: hostCalls(c),
+    domains: domainCalls(c),
+    networks: networkCalls(c),
+    pools: poolCalls(c),
+    volumes: volumeCalls(c),
+  })
+  const view: Connection = {
     uri,
     where,
-    host: hostCalls(call),
-    domains: domainCalls(call),
-    networks: networkCalls(call),
-    pools: poolCalls(call),
-    volumes: volumeCalls(call),
+    ...calls(call),
+    with: (defaults) => ({ ...view, ...calls((p, args, options) => call(p, args, { ...defaults, ...options })) }),
     events: subscriptions(channel),
     ended: channel.ended,
     isOver: channel.isOver,
@@ -163,4 +169,5 @@ function connection(uri: string, where: string, channel: Channel): Connection {
     close,
     [Symbol.asyncDispose]: close,
   }
+  return view
 }

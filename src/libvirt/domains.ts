@@ -1,5 +1,6 @@
 import {
   bits,
+  ConsoleFlags,
   CreateFlags,
   DefineFlags,
   DestroyFlags,
@@ -15,8 +16,9 @@ import {
 } from './flags.ts'
 import { isLibvirtError } from './errors.ts'
 import { type DomainState, domainState } from './names.ts'
-import type { Call, CallOptions } from './procedure.ts'
+import type { Call, CallOptions, Procedure } from './procedure.ts'
 import * as p from './procedures/domain.ts'
+import type { ByteStream } from './streams.ts'
 import type { Domain } from './structs.ts'
 
 export type { DomainInterface, DomainStats, InterfaceAddress } from './procedures/domain.ts'
@@ -32,7 +34,9 @@ const SOURCES = { lease: 0, agent: 1, arp: 2 } as const
 
 const NO_DOMAINS: readonly Domain[] = []
 
-export function domainCalls(call: Call) {
+type OpenStream = <A extends readonly unknown[]>(p: Procedure<A, void>, args: A, o?: CallOptions) => Promise<ByteStream>
+
+export function domainCalls(call: Call, stream: OpenStream) {
   const lookup = async (found: Promise<Domain>): Promise<Domain | undefined> => {
     try {
       return await found
@@ -147,6 +151,13 @@ export function domainCalls(call: Call) {
     /** empty while the guest has none; error 55 when the domain does not run */
     addresses: async (d: Domain, source: keyof typeof SOURCES = 'lease', o?: CallOptions) =>
       call(p.domainInterfaceAddresses, [d, SOURCES[source], 0], o),
+
+    /**
+     * Opens the console of a domain that runs: the first one, or the device with this alias. A connection for it alone is wise. Error 9
+     * (operation_failed) when somebody has it open, unless `force` ends that.
+     */
+    console: async (d: Domain, q: { device?: string; flags?: FlagsOf<typeof ConsoleFlags> } = {}, o?: CallOptions) =>
+      stream(p.domainOpenConsole, [d, q.device ?? null, bits(ConsoleFlags, q.flags)], o),
 
     /** Writes the guest's memory to disk and stops it; the next start goes on from there. */
     managedSave: async (d: Domain, flags?: FlagsOf<typeof ManagedSaveFlags>, o?: CallOptions) =>

@@ -41,6 +41,12 @@ export const UndefineFlags = {
   keep_tpm: 64,
 } as const
 export const XmlFlags = { secure: 1, inactive: 2, update_cpu: 4, migratable: 8 } as const
+export const ConsoleFlags = {
+  /** ends whoever has the console open */
+  force: 1,
+  /** an error where the driver cannot keep two from using one console */
+  safe: 2,
+} as const
 /** Names of one group widen the answer, groups narrow it. */
 export const ListDomainsFlags = {
   active: 1,

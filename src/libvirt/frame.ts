@@ -12,8 +12,9 @@ export const KEEPALIVE = 0x6b65_6570
 /** of both programs; never raised since 2007, for procedures are only ever appended */
 export const VERSION = 1
 
-export const Type = { call: 0, reply: 1, message: 2 } as const
-export const Status = { ok: 0, error: 1 } as const
+export const Type = { call: 0, reply: 1, message: 2, stream: 3 } as const
+/** `continue`: more of a stream follows */
+export const Status = { ok: 0, error: 1, continue: 2 } as const
 /** KEEPALIVE_PROC_PING and _PONG */
 export const Keepalive = { ping: 1, pong: 2 } as const
 
@@ -26,7 +27,7 @@ export interface FrameHeader {
   version: number
   procedure: number
   type: number
-  /** of the call that is answered; 1 for events, 0 for keepalives */
+  /** of the call that is answered or that opened the stream; 1 for events, 0 for keepalives */
   serial: number
   status: number
 }
@@ -37,7 +38,10 @@ export function startFrame(): XdrWriter {
 }
 
 /** @throws TypeError when the payload is larger than a frame may be */
-export function finishFrame(writer: XdrWriter, h: Omit<FrameHeader, 'version' | 'status'>): Buffer {
+export function finishFrame(
+  writer: XdrWriter,
+  h: Omit<FrameHeader, 'version' | 'status'> & { status?: number },
+): Buffer {
   const frame = writer.done()
   if (frame.length > FRAME_MAX) {
     throw new TypeError(`A call of ${frame.length} bytes is larger than the ${FRAME_MAX} bytes that libvirt takes.`)
@@ -48,7 +52,7 @@ export function finishFrame(writer: XdrWriter, h: Omit<FrameHeader, 'version' | 
   frame.writeInt32BE(h.procedure, 12)
   frame.writeUInt32BE(h.type, 16)
   frame.writeUInt32BE(h.serial, 20)
-  frame.writeUInt32BE(Status.ok, 24)
+  frame.writeUInt32BE(h.status ?? Status.ok, 24)
   return frame
 }
 

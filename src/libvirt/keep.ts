@@ -46,6 +46,8 @@ export interface KeepOptions extends Omit<ConnectOptions, 'signal'> {
   kinds?: readonly EventKind[]
   /** waits after failed attempts: the first, doubled up to the last, each shortened by up to a half at random; default 100, 5000 */
   retry_ms?: { first: number; last: number }
+  /** Each attempt goes through this, which may put it off or count how it ends. `signal` is aborted when the link is closed. */
+  attempt?: (open: () => Promise<Session>, signal: AbortSignal) => Promise<Session>
   /** each attempt that failed */
   onFailure?: (error: unknown, attempts: number) => void
 }
@@ -73,7 +75,8 @@ export function keepConnected(uri: string, o: KeepOptions = {}): Link {
     let attempts = 0
     while (!closing.signal.aborted) {
       try {
-        const session = await openSession(uri, o, closing.signal)
+        const open = () => openSession(uri, o, closing.signal)
+        const session = await (o.attempt ? o.attempt(open, closing.signal) : open())
         if (closing.signal.aborted) {
           await endSession(session)
           break

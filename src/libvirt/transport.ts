@@ -7,7 +7,10 @@ import type { Target } from './uri.ts'
 export interface Transport {
   /** for messages: what this leads to */
   where: string
-  write(bytes: Buffer): void
+  /** `written` is called once the system has taken them, or never will */
+  write(bytes: Buffer, written?: () => void): void
+  /** While it is paused, nothing arrives, not even the end. */
+  pause(paused: boolean): void
   /** Called with what arrives, and once at the end with what ended it (undefined: the other side closed it). Set it at once. */
   listen(o: { data: (chunk: Buffer) => void; end: (why: string | undefined) => void }): void
   /** Ends it now; nothing is called afterwards. */
@@ -49,7 +52,8 @@ function openSocket(path: string, signal: AbortSignal): Promise<Transport> {
       socket.on('close', () => ended(why))
       resolve({
         where: path,
-        write: (bytes) => void socket.write(bytes),
+        write: (bytes, written) => void socket.write(bytes, written && (() => written())),
+        pause: (paused) => void (paused ? socket.pause() : socket.resume()),
         listen(o) {
           ended = o.end
           socket.on('data', o.data)
@@ -91,7 +95,8 @@ function openSsh(argv: readonly [string, ...string[]], signal: AbortSignal): Pro
     child.once('spawn', () =>
       resolve({
         where,
-        write: (bytes) => void child.stdin.write(bytes),
+        write: (bytes, written) => void child.stdin.write(bytes, written && (() => written())),
+        pause: (paused) => void (paused ? child.stdout.pause() : child.stdout.resume()),
         listen(o) {
           ended = o.end
           child.stdout.on('data', o.data)

@@ -65,6 +65,14 @@ export class XdrWriter {
     return this
   }
 
+  /** bytes without any length: what a stream carries */
+  raw(data: Uint8Array): this {
+    this.room(data.length)
+    this.bytes.set(data, this.at)
+    this.at += data.length
+    return this
+  }
+
   string(value: string): this {
     const length = Buffer.byteLength(value)
     if (length > STRING_MAX) {

@@ -75,6 +75,16 @@ export const domainManagedSave = slowProcedure(182, 'DOMAIN_MANAGED_SAVE', domai
 export const domainHasManagedSave = procedure(183, 'DOMAIN_HAS_MANAGED_SAVE_IMAGE', domainAndFlags, truth)
 export const domainManagedSaveRemove = slowProcedure(184, 'DOMAIN_MANAGED_SAVE_REMOVE', domainAndFlags, nothing)
 export const domainCreate = slowProcedure(196, 'DOMAIN_CREATE_WITH_FLAGS', domainAndFlags, readDomain)
+/** What follows is a stream. */
+export const domainOpenConsole = slowProcedure(
+  201,
+  'DOMAIN_OPEN_CONSOLE',
+  (w, d: Domain, device: string | null, flags: number) => {
+    writeDomain(w, d)
+    w.optionalString(device).uint(flags)
+  },
+  nothing,
+)
 export const domainGetState = procedure(212, 'DOMAIN_GET_STATE', domainAndFlags, (r) => ({
   state: r.int(),
   reason: r.int(),
