@@ -9,6 +9,7 @@ import { configSchema } from '../src/config/index.ts'
 import { kinds } from '../src/manifest/index.ts'
 import { reportSchema } from '../src/jobs/report-schema.ts'
 import { errorSchema, eventSchema, leaseSchema, resultSchema, statusSchema } from '../src/spool/schema.ts'
+import { registrySchema } from '../src/vm/registry-schema.ts'
 
 const read = (schema: z.ZodType) => ({ schema, io: 'input' as const })
 const written = (schema: z.ZodType) => ({ schema, io: 'output' as const })
@@ -23,6 +24,7 @@ const list: Record<string, { schema: z.ZodType; io: 'input' | 'output' }> = {
   error: written(errorSchema),
   lease: written(leaseSchema),
   event: written(eventSchema),
+  vms: written(registrySchema),
 }
 
 const folder = resolve(import.meta.dirname, '../schemas')

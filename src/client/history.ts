@@ -12,7 +12,7 @@ import { atOnce, beside, type ReadText } from '../history/read-text.ts'
 import { findSpool, openJobs, type SpoolRow, write } from '../history/store.ts'
 import { type EventsPosition, readEvents } from '../spool/events.ts'
 import { type FoundJob, listJobs as listFolders } from '../spool/find.ts'
-import { isNetworkType } from '../spool/network.ts'
+import { isNetworkType } from '../process/network-fs.ts'
 import type { View } from './place.ts'
 
 /** A job that may be listed. */

@@ -2,7 +2,7 @@
 import { chmodSync, mkdirSync, statfsSync, statSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { isNetworkType } from '../spool/network.ts'
+import { isNetworkType } from '../process/network-fs.ts'
 import { HistoryError } from './errors.ts'
 
 /** root's: it indexes the spools of the host, and every user may read it. */

@@ -6,7 +6,7 @@ import { errno, SpoolError } from './errors.ts'
 import { nodeFs, type SpoolFs } from './fs.ts'
 import type { Layout } from './layout.ts'
 import { ulidMaker } from './names.ts'
-import { isNetworkType } from './network.ts'
+import { isNetworkType } from '../process/network-fs.ts'
 import { groupSync } from './sync.ts'
 
 export interface SpoolClock {
