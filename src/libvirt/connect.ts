@@ -152,7 +152,7 @@ function connection(uri: string, where: string, channel: Channel): Connection {
   }
   const calls = (c: Call) => ({
     host: hostCalls(c),
-    domains: domainCalls(c),
+    domains: domainCalls(c, channel.stream),
     networks: networkCalls(c),
     pools: poolCalls(c),
     volumes: volumeCalls(c),
