@@ -16,6 +16,7 @@ const sections: { name: string; script: string }[] = [
   { name: 'systemd', script: 'process/systemd.process.ts' },
   { name: 'libvirt', script: 'libvirt/soak.process.ts' },
   { name: 'newer libvirt', script: 'libvirt/newer.process.ts' },
+  { name: 'nfs', script: 'nfs/soak.process.ts' },
   { name: 'damaged disks', script: 'convert/mutation.process.ts' },
   { name: 'guest boot', script: 'convert/boot.process.ts' },
   { name: 'guest fixing', script: 'convert/fix.process.ts' },

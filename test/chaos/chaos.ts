@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { execa } from 'execa'
 import { type Bed, bed, type RunningAgent, vmspool } from '../support/agent.ts'
+import type { Layout } from '../../src/spool/index.ts'
 import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
 
@@ -40,8 +41,23 @@ export interface ChaosReport {
   duration_ms: number
 }
 
+export const emptyReport = (jobs: number): ChaosReport => ({
+  jobs,
+  kills: 0,
+  stops: 0,
+  started: 0,
+  ended: 0,
+  lost: [],
+  doubles: [],
+  wrong: [],
+  toldTwice: 0,
+  fsckExit: -1,
+  fsck: '',
+  duration_ms: 0,
+})
+
 /** mulberry32: the same seed, the same sequence of blows. */
-function random(seed: number): () => number {
+export function random(seed: number): () => number {
   let a = seed >>> 0
   return () => {
     a = (a + 0x6d2b79f5) >>> 0
@@ -66,20 +82,7 @@ export async function chaos(o: ChaosOptions): Promise<ChaosReport> {
   const next = random(o.seed)
   const runs = join(dir.path, 'runs')
   await writeFile(runs, '')
-  const report: ChaosReport = {
-    jobs: o.jobs,
-    kills: 0,
-    stops: 0,
-    started: 0,
-    ended: 0,
-    lost: [],
-    doubles: [],
-    wrong: [],
-    toldTwice: 0,
-    fsckExit: -1,
-    fsck: '',
-    duration_ms: 0,
-  }
+  const report = emptyReport(o.jobs)
 
   const slots: { agent: RunningAgent; worker: boolean; stoppedUntil?: number }[] = []
   slots.push({ agent: await b.start(), worker: false })
@@ -100,7 +103,7 @@ export async function chaos(o: ChaosOptions): Promise<ChaosReport> {
         labels: { label },
         command: { argv: ['bash', '-c', script] },
       }
-      await drop(b, `${label}.json`, JSON.stringify(manifest), next)
+      await drop(b.layout, `${label}.json`, JSON.stringify(manifest), next)
       if (i % 20 === 19) await sleep(10)
     }
   })()
@@ -140,7 +143,7 @@ export async function chaos(o: ChaosOptions): Promise<ChaosReport> {
   }).catch((error) => report.wrong.push(String(error.message)))
   await Promise.all(slots.map((s) => s.agent.stop()))
 
-  await audit(b, expected, report)
+  await audit(b.layout, expected, report)
   report.started = (await readFile(runs, 'utf8')).split('\n').length - 1
   const fsck = await execa(vmspool, ['fsck', '--root', b.dir, '--instance', b.instance], { reject: false, env: b.env })
   report.fsckExit = fsck.exitCode ?? -1
@@ -150,11 +153,11 @@ export async function chaos(o: ChaosOptions): Promise<ChaosReport> {
 }
 
 /** Half of the clients rename a complete file into place, half write in pieces under the final name. */
-async function drop(b: Bed, name: string, text: string, next: () => number): Promise<void> {
-  const path = join(b.layout.queue, name)
+export async function drop(layout: Layout, name: string, text: string, next: () => number): Promise<void> {
+  const path = join(layout.queue, name)
   if (next() < 0.5) {
-    await writeFile(join(b.layout.queue, `.${name}`), text)
-    await rename(join(b.layout.queue, `.${name}`), path)
+    await writeFile(join(layout.queue, `.${name}`), text)
+    await rename(join(layout.queue, `.${name}`), path)
     return
   }
   await using file = await open(path, 'w')
@@ -171,11 +174,15 @@ async function endedFiles(b: Bed): Promise<string[]> {
   return lists.flat().filter((f) => f.includes('~'))
 }
 
-async function audit(b: Bed, expected: Map<string, 'done' | 'failed'>, report: ChaosReport): Promise<void> {
+export async function audit(
+  layout: Layout,
+  expected: Map<string, 'done' | 'failed'>,
+  report: ChaosReport,
+): Promise<void> {
   const seen = new Map<string, string[]>()
   for (const state of states) {
-    for (const file of (await readdir(b.layout[state])).filter((f) => f.includes('~'))) {
-      const record = JSON.parse(await readFile(join(b.layout[state], file), 'utf8'))
+    for (const file of (await readdir(layout[state])).filter((f) => f.includes('~'))) {
+      const record = JSON.parse(await readFile(join(layout[state], file), 'utf8'))
       const label: string = record.manifest?.labels?.label ?? record.drop.file
       seen.set(label, [...(seen.get(label) ?? []), record.id])
       const wanted = expected.get(label)
@@ -190,7 +197,7 @@ async function audit(b: Bed, expected: Map<string, 'done' | 'failed'>, report: C
   }
   // Two publishers of one commit may both tell of it; two commits would tell of two epochs, or of two outcomes.
   const told = new Map<string, string[]>()
-  for (const line of (await readFile(join(b.layout.daemon, 'events.jsonl'), 'utf8')).split('\n')) {
+  for (const line of (await readFile(join(layout.daemon, 'events.jsonl'), 'utf8')).split('\n')) {
     let event: { event?: string; job?: string; epoch?: number; state?: string }
     try {
       event = JSON.parse(line)

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { diskManifest, isDiskFile } from '../../src/client/manifest-files.ts'
 import { fromHyperctl } from '../../src/cli/hyperctl.ts'
+import { exportedAsync, namesakes } from '../../src/cli/doctor/shared.ts'
 import { judgeMount, mountOf, parseMounts } from '../../src/cli/doctor/mounts.ts'
 import { plain, table } from '../../src/cli/output.ts'
 import { age, bytes, duration, parseDuration } from '../../src/cli/units.ts'
@@ -88,6 +89,7 @@ describe('mounts', () => {
 30 22 0:40 / /srv/spool\\040one rw,noatime shared:5 - nfs4 server:/spool rw,vers=4.2,rsize=1048576,hard,proto=tcp
 31 22 0:41 / /srv/soft rw - nfs4 server:/soft rw,vers=4.1,soft
 32 22 0:42 / /srv/old rw - nfs server:/old rw,vers=3,hard
+35 22 0:45 / /srv/loose rw - nfs server:/loose rw,vers=3,nolock,local_lock=all,hard
 33 22 0:43 / /run rw,nosuid - tmpfs tmpfs rw
 34 22 0:44 / /ro ro,relatime - ext4 /dev/sdb1 ro
 `)
@@ -103,9 +105,30 @@ describe('mounts', () => {
     ['/srv/spool one', 'note', /vers=4\.2,hard/],
     ['/srv/soft/x', 'fail', /soft mount gives up/],
     ['/srv/old/x', 'warn', /NFS 3 replays/],
+    ['/srv/loose', 'warn', /locks are known to this host alone/],
     ['/run/x', 'warn', /lies in memory/],
     ['/ro/x', 'fail', /read-only/],
   ])('%s: %s', (path, state, detail) => {
     expect(judge(path)).toMatchObject({ state, detail: expect.stringMatching(detail) })
+  })
+})
+
+describe('a shared spool', () => {
+  test('two hosts of one name are told of, a worker beside its main agent is not', () => {
+    const lease = (host: string, boot_id: string) => ({ host, boot_id }) as Parameters<typeof namesakes>[0][number]
+    expect(namesakes([lease('a', '1'), lease('a', '1'), lease('b', '2')])).toEqual([])
+    expect(namesakes([lease('a', '1'), lease('a', '2'), lease('b', '2')])).toMatchObject([
+      { state: 'warn', detail: expect.stringContaining('2 different boots call their host "a"') },
+    ])
+  })
+
+  test('an export with async is told of on the server, for the folder it is about', () => {
+    const etab =
+      '/srv/nfs\t10.0.0.0/8(rw,async,wdelay,hide)\n/srv/good\t*(rw,sync,wdelay)\n/srv/also\ta(rw,sync) b(async,rw)\n'
+    expect(exportedAsync(etab, '/srv/nfs/spools')).toMatchObject({ state: 'fail' })
+    expect(exportedAsync(etab, '/srv/also')).toMatchObject({ state: 'fail' })
+    expect(exportedAsync(etab, '/srv/good/x')).toBeUndefined()
+    expect(exportedAsync(etab, '/srv/nfs2')).toBeUndefined()
+    expect(exportedAsync('', '/srv/nfs')).toBeUndefined()
   })
 })

@@ -106,6 +106,14 @@ function judgeNfs(check: string, at: string, mount: Mount): Finding {
       `Mount it hard: remove soft from the options of ${mount.point}.`,
     )
   }
+  // vmspool itself takes no locks there; QEMU does, and the agent looks at them before it moves an answer.
+  if (mount.options.includes('nolock') || mount.options.some((o) => /^local_lock=(?!none)/.test(o))) {
+    return warn(
+      check,
+      `${at}, ${options}: its locks are known to this host alone, so an image that a VM of another host runs on is not seen to be in use.`,
+      `Mount ${mount.point} without nolock and local_lock.`,
+    )
+  }
   if (version.startsWith('3') || version.startsWith('2')) {
     return warn(
       check,

@@ -3,6 +3,7 @@ import { access, constants, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Place } from '../../client/place.ts'
 import { checkMount, checkReflink, checkServerClock, checkSpace, device } from './mounts.ts'
+import { checkShared } from './shared.ts'
 import { codeOf, type Finding, fail, note, ok, warn } from './types.ts'
 
 export async function checkSpool(place: Place): Promise<Finding[]> {
@@ -16,6 +17,7 @@ export async function checkSpool(place: Place): Promise<Finding[]> {
     await checkSpace(l.output, reserveOf(place)),
     await oneFilesystem(place),
     await agents(place),
+    ...(await checkShared(place)),
     ...(await answersInUse(place)),
   ]
   return findings.filter((f) => f !== undefined)
