@@ -81,12 +81,15 @@ export function placeDisks(disks: readonly MadeDisk[], bus: DiskBus): DomainDisk
   return disks.map((d, i) => {
     const own: DiskBus =
       bus === 'ide' && i >= MOST_IDE ? 'sata' : bus === 'virtio' && disks.length > MOST_VIRTIO_BLK ? 'scsi' : bus
-    const prefix = { virtio: 'vd', scsi: 'sd', sata: 'sd', ide: 'hd' }[own]
+    const prefix = ({ virtio: 'vd', scsi: 'sd', sata: 'sd', ide: 'hd' } as const)[own]
     const n = used.get(prefix) ?? 0
     used.set(prefix, n + 1)
-    return { ...d, bus: own, target: prefix + letters(n), boot_order: booting.indexOf(d) + 1 }
+    return { ...d, bus: own, target: targetName(prefix, n), boot_order: booting.indexOf(d) + 1 }
   })
 }
+
+/** `vd`, 0 → vda */
+export const targetName = (prefix: 'vd' | 'sd' | 'hd', n: number): string => prefix + letters(n)
 
 /** 0 → a, 25 → z, 26 → aa. */
 function letters(n: number): string {

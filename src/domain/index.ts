@@ -1,6 +1,10 @@
 /** The VM as libvirt knows it: what manifest, OVF and guest say becomes a domain XML. Pure functions. */
+export { placeDisks } from './devices.ts'
+export { macOf } from './mac.ts'
 export { mergeDomain } from './merge.ts'
+export { usableMac } from './nics.ts'
+export { OWNERSHIP, type Ownership, readOwnership } from './ownership.ts'
 export { renderDomain } from './render.ts'
-export type { MadeDisk, VmWords } from './types.ts'
+export type { Accelerator, Domain, DomainDisk, DomainNic, MadeDisk, Managed, VmWords } from './types.ts'
 export { writable } from './xml.ts'
 export { uuidOfVm } from './uuid.ts'

@@ -58,7 +58,7 @@ const normal = (mac: string | undefined) => mac?.trim().toLowerCase().replaceAll
  * Lower case with colons. Undefined for what libvirt refuses: not six bytes, a multicast address (and so the broadcast one), all
  * zero, or a first byte of FE, which libvirt keeps for its own end of the cable.
  */
-function usableMac(text: string): string | undefined {
+export function usableMac(text: string): string | undefined {
   const mac = normal(text)!
   if (!/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/.test(mac)) return undefined
   const first = Number.parseInt(mac.slice(0, 2), 16)

@@ -55,6 +55,16 @@ export interface DomainDisk extends MadeDisk {
   target: string
   /** 1 first */
   boot_order: number
+  /** how the hypervisor opens the file; absent: as libvirt sees fit */
+  io?: DiskIo
+  /** what the file lies on top of, the next one first. []: nothing. Absent: libvirt looks for itself, by what the image says */
+  backing?: readonly { path: string; format: DiskFormat }[]
+}
+
+/** What works on the filesystem of a disk. */
+export interface DiskIo {
+  /** past the host's cache (O_DIRECT) */
+  direct: boolean
 }
 
 export interface DomainNic {
@@ -82,8 +92,32 @@ export interface Domain {
   disks: DomainDisk[]
   nics: DomainNic[]
   job_id: string
-  source: VmWords['source']
+  /** of a VM that came from elsewhere */
+  source?: VmWords['source']
   os?: string
+  /** of a VM that vmspool manages; absent: the description is for whoever reads it */
+  managed?: Managed
+}
+
+/** What says that a domain is ours, and what only a VM on this host can have. */
+export interface Managed {
+  instance: string
+  /** absolute: where the VMs of that instance lie (`vm.dir`) */
+  dir: string
+  /** of the job's attempt */
+  epoch: number
+  accelerator: Accelerator
+  /** absolute path of the NoCloud image */
+  seed?: string
+  /** absolute paths, in the VM's folder */
+  serial_log?: string
+  nvram?: string
+}
+
+/** `cpu` is one that libvirt offers for this type; absent: what the hypervisor takes by itself */
+export interface Accelerator {
+  type: 'kvm' | 'qemu'
+  cpu?: 'host-passthrough' | 'host-model' | 'maximum'
 }
 
 export type GuestFamily = 'linux' | 'windows' | 'other' | 'unknown'

@@ -15,6 +15,7 @@ export {
   type Ovf,
   parseMf,
   parseOvf,
+  parseQcow2,
   putPlainEntry,
   qcow2Header,
   REFCOUNTS_PER_BLOCK,
@@ -35,6 +36,7 @@ export {
   measure,
   progressReader,
   qemuImg,
+  type QemuImgOptions,
 } from './qemu-img.ts'
 export { allows, checkSubmitter, type Submitter, submitterOf } from './submitter.ts'
 export { isPlainName, type OpenedFile, openBeneath } from './walk.ts'
