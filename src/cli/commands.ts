@@ -64,6 +64,12 @@ export const table: readonly Entry[] = [
     load: () => import('./commands/convert.ts'),
   },
   {
+    name: 'hyper2kvm',
+    summary: 'convert what a manifest names, the way hyper2kvm is called by hyperexport',
+    group: 'Jobs:',
+    load: () => import('./commands/hyper2kvm.ts'),
+  },
+  {
     name: 'tui',
     summary: 'jobs, VMs, instances and logs on the whole terminal, live',
     group: 'Jobs:',

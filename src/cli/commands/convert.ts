@@ -1,13 +1,12 @@
 import { access } from 'node:fs/promises'
 import { extname, resolve } from 'node:path'
 import { Command, Option } from 'commander'
-import { ManifestError } from '../../client/errors.ts'
 import type { Prepared } from '../../client/manifest-files.ts'
 import type { Place } from '../../client/place.ts'
-import { diagnosticText } from '../diagnostics.ts'
 import { CliError, exitCodes } from '../errors.ts'
-import { say, wantsColour } from '../output.ts'
-import type { ConvertOptions } from '../convert/options.ts'
+import { say } from '../output.ts'
+import { type ConvertOptions, printPaths } from '../convert/options.ts'
+import { prepareConvert, toldErrors } from '../convert/prepare.ts'
 import { spoolOptions } from '../spool-options.ts'
 import { waitFlags } from '../waiting.ts'
 
@@ -76,36 +75,21 @@ async function run(source: string, o: ConvertOptions): Promise<void> {
   const why = o.direct ? 'as asked' : o.dryRun ? 'as a dry run' : `no agent of "${place.instance}" is running`
   say(`Converting "${name}" directly (${why}).`)
   const { convertHere } = await import('../convert/here.ts')
-  return convertHere(place, prepared, o)
+  printPaths(await convertHere(place, prepared, o))
 }
 
 /** The manifest of the source, with what the command line says put over it. */
 async function prepare(source: string, o: ConvertOptions): Promise<Prepared> {
-  const { diskManifest, isDiskFile, prepareBytes, prepareManifest } = await import('../../client/manifest-files.ts')
-  const colour = wantsColour(process.stderr)
-  try {
+  const { diskManifest, isDiskFile, prepareBytes } = await import('../../client/manifest-files.ts')
+  return toldErrors(source, async () => {
     if (isDiskFile(source)) {
       await access(source)
       const request = { name: o.name, format: o.format, compress: o.compress }
       return withOptions(await diskManifest(source, definedOnly(request)), o, prepareBytes)
     }
     if (!['.json', '.yaml', '.yml'].includes(extname(source).toLowerCase())) await diskManifest(source)
-    const prepared = withOptions(await prepareManifest(source), o, prepareBytes)
-    for (const d of prepared.warnings) say(diagnosticText(source, d, colour))
-    if (prepared.manifest.kind !== 'convert') {
-      throw new CliError(
-        exitCodes.badManifest,
-        prepared.manifest.kind === 'batch'
-          ? `${source} is a batch of several VMs, and this command converts one. Submit it to an agent: vmspool submit --wait ${source}`
-          : `${source} is a manifest of kind ${prepared.manifest.kind}, which converts nothing. Submit it: vmspool submit ${source}`,
-      )
-    }
-    return prepared
-  } catch (error) {
-    if (!(error instanceof ManifestError)) throw error
-    for (const d of error.diagnostics) say(diagnosticText(source, d, colour))
-    throw new CliError(exitCodes.badManifest, `${source} is not a valid manifest.`)
-  }
+    return withOptions(await prepareConvert(source), o, prepareBytes)
+  })
 }
 
 function withOptions(

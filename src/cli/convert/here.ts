@@ -8,10 +8,15 @@ import { CliError, exitCodes } from '../errors.ts'
 import { out, say } from '../output.ts'
 import { progressView } from '../progress.ts'
 import { interruptSignal } from '../waiting.ts'
-import { type ConvertOptions, printPaths } from './options.ts'
+import type { ConvertOptions } from './options.ts'
 
-/** Runs the agent's own engine in this process. */
-export async function convertHere(place: Place, prepared: Prepared, o: ConvertOptions): Promise<void> {
+type HereOptions = Pick<ConvertOptions, 'output' | 'overwrite' | 'dryRun' | 'quiet' | 'timeout'>
+
+/**
+ * Runs the agent's own engine in this process.
+ * @returns absolute paths of the results, the boot disk last; none after a dry run, whose estimate is printed
+ */
+export async function convertHere(place: Place, prepared: Prepared, o: HereOptions): Promise<string[]> {
   const view = await progressView({ quiet: o.quiet === true })
   const name = prepared.name ?? 'vm'
   const show = meter(name, (status) => view.update(status))
@@ -21,6 +26,7 @@ export async function convertHere(place: Place, prepared: Prepared, o: ConvertOp
   try {
     const { outcome, files } = await convertDirectly({
       manifest: prepared.manifest as ConvertManifest,
+      name,
       outputDir: o.output,
       overwrite: o.overwrite === true,
       config: place.config,
@@ -35,7 +41,7 @@ export async function convertHere(place: Place, prepared: Prepared, o: ConvertOp
     for (const w of outcome.warnings ?? []) say(`warning: ${w.message}`)
     say(outcome.summary)
     if (o.dryRun) out(JSON.stringify(outcome.estimate ?? {}, null, 2))
-    printPaths(files)
+    return files
   } catch (error) {
     view.stop()
     if (interrupt.signal.aborted) throw new CliError(exitCodes.interrupted, 'Interrupted; nothing was left behind.')
