@@ -1,7 +1,7 @@
 /** Every command with one line about it, and how to load it. */
 import type { Command } from 'commander'
 
-type Group = 'Jobs:' | 'Agents:' | 'Manifests and configuration:' | 'Checks:'
+type Group = 'Jobs:' | 'VMs:' | 'Agents:' | 'Manifests and configuration:' | 'Checks:'
 
 export interface Entry {
   name: string
@@ -86,6 +86,12 @@ export const table: readonly Entry[] = [
     summary: 'count finished jobs by kind, day, outcome, name or host',
     group: 'Jobs:',
     load: () => import('./commands/stats.ts'),
+  },
+  {
+    name: 'image',
+    summary: 'the images that VMs are made from: list, pull, add, rm',
+    group: 'VMs:',
+    load: () => import('./commands/image.ts'),
   },
   {
     name: 'agent',

@@ -18,6 +18,7 @@ import { spaceGate } from './space.ts'
 import { versionOfFile } from './take.ts'
 import type { CachedImage, ImageHooks, ImagesOptions, ImageStore } from './types.ts'
 
+export { shown } from './names.ts'
 export type { CachedImage, ImageHooks, ImageStore } from './types.ts'
 
 /** Where the images of an agent lie. */
