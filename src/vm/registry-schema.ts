@@ -9,6 +9,8 @@ const time = z.string().refine((t) => !Number.isNaN(Date.parse(t)), { error: 'mu
 const bytes = z.int().min(0)
 const absolute = z.string().regex(/^\//, { error: 'must be an absolute path' })
 const diskFormat = z.enum(['qcow2', 'raw', 'vdi'])
+const desired = z.enum(['running', 'stopped', 'deleted'])
+const vmAction = z.enum(['create', 'start', 'stop', 'restart', 'delete', 'define'])
 const phase = z.enum([
   ...(['admit', 'image', 'disks', 'seed', 'define', 'start', 'address'] as const),
   ...(['stop', 'undefine', 'remove', 'roll-back'] as const),
@@ -22,20 +24,33 @@ export const recordSchema = z
     name: vmName,
     host: z.string(),
     uri: z.string().meta({ description: "libvirt's connection that it lives on." }),
-    desired: z.enum(['running', 'stopped', 'deleted']).meta({ description: 'What it should be.' }),
+    desired: desired.meta({ description: 'What it should be.' }),
     doing: z
       .looseObject({
-        action: z.enum(['create', 'start', 'stop', 'restart', 'delete', 'define']),
+        action: vmAction,
         phase,
         job: z.string(),
         epoch: z.int().min(0),
         since: time,
+        was: desired.optional().meta({ description: 'What it should be if the action fails.' }),
       })
       .optional()
       .meta({ description: 'An action that has begun and is not over.' }),
     order: z
       .looseObject({ job: z.string(), epoch: z.int().min(0) })
       .meta({ description: 'The job that changed it last, and which attempt of it.' }),
+    last: z
+      .looseObject({
+        action: vmAction,
+        job: z.string(),
+        epoch: z.int().min(0),
+        outcome: z.enum(['done', 'failed']),
+        at: time,
+        message: z.string().optional(),
+      })
+      .optional()
+      .meta({ description: 'The last action that is over.' }),
+    asked: z.string().optional().meta({ description: 'SHA-256 of what it was created from.' }),
     origin: z.enum(['vm', 'convert', 'ghost', 'recovered']),
     vcpus: z.int().min(0),
     memory_bytes: bytes,
@@ -70,7 +85,12 @@ export const recordSchema = z
       description: 'As seen last. missing: libvirt has no such domain; unknown: libvirt could not be asked.',
     }),
     state_reason: z.string().optional(),
-    state_at: time,
+    state_at: time.meta({ description: 'Since when.' }),
+    boot_id: z.string().optional().meta({ description: 'The boot of the host in which it was seen running last.' }),
+    starts: z
+      .looseObject({ count: z.int().min(0), at: time })
+      .optional()
+      .meta({ description: 'How often it was started again because it should run, since it last stayed up.' }),
     addresses: z.array(z.string()),
     created_at: time,
     updated_at: time,

@@ -25,6 +25,8 @@ export interface VmHooks {
   log(stream: 'stdout' | 'stderr' | 'agent', text: string): void
   /** MUST be told of each child group before it can do harm */
   spawned(id: ProcessIdentity): void
+  /** false once the job was taken from whoever runs the action: it must not change anything any more */
+  owned?(): Promise<boolean>
 }
 
 /** In this order; an action leaves out what it does not need. */
@@ -128,7 +130,17 @@ export interface VmRecord {
   /** what it should be; set when an action begins, and by what the guest does itself */
   desired: 'running' | 'stopped' | 'deleted'
   /** an action that has begun and is not over; after a crash it comes before everything else */
-  doing?: { action: VmAction; phase: VmPhase; job: string; epoch: number; since: string }
+  doing?: {
+    action: VmAction
+    phase: VmPhase
+    job: string
+    epoch: number
+    since: string
+    /** what it should be if the action fails */
+    was?: VmRecord['desired']
+    /** what DHCP had given to its cards before it was started */
+    leases?: readonly { mac: string; address: string; expires_s: number | null }[]
+  }
   /** the latest that changed it */
   order: VmOrder
   /** the last action that is over */
@@ -153,7 +165,12 @@ export interface VmRecord {
   /** as seen last */
   state: VmState
   state_reason?: string
+  /** since when */
   state_at: string
+  /** which boot of the host it was seen running in last (/proc/sys/kernel/random/boot_id) */
+  boot_id?: string
+  /** how often it was started again because it should run, since it last stayed up, and when last */
+  starts?: { count: number; at: string }
   addresses: string[]
   created_at: string
   updated_at: string
