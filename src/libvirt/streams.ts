@@ -1,7 +1,8 @@
 /*
  * Streams: after a call that opens one, bytes go both ways in frames of their own, with the call's serial and procedure. Source:
  * libvirt's virnetprotocol.x and docs/internals/rpc. "continue" carries bytes, and none at the end of what the daemon has; "ok" asks for
- * the end and confirms it; "error" gives the stream up, with a reason if the daemon sends it. What was given up is confirmed by an error.
+ * the end; "error" gives the stream up, with a reason if the daemon sends it. The daemon confirms both by "ok", old ones the latter by
+ * "error".
  */
 import { type ConnectionError, DeadlineError, LibvirtError, XdrError } from './errors.ts'
 import { finishFrame, type FrameHeader, HEADER_BYTES, PROGRAM, startFrame, Status, Type } from './frame.ts'

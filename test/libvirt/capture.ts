@@ -15,7 +15,7 @@ import { type Captured, procedures } from './captured.ts'
 import { names, xml } from './captured-scene.ts'
 
 const byNumber = new Map(procedures.map((p) => [p.number, p]))
-const result: Captured = { libvirt: '', dir: '', calls: {}, refusals: [], events: {}, keepalive: {} }
+const result: Captured = { libvirt: '', dir: '', calls: {}, refusals: [], events: {}, keepalive: {}, streams: {} }
 
 await using daemon = await privateLibvirtd({
   conf: 'unix_sock_rw_perms = "0700"\nauth_unix_rw = "none"\nkeepalive_interval = 1\n',
@@ -27,6 +27,14 @@ await mkdir(dir)
 const proxySocket = join(dir, 'proxy')
 let step = ''
 
+const KINDS = ['finish', 'abort', 'data']
+/** the first of each kind; an end without a word is told apart from data */
+const part = (who: string, f: Buffer): void => {
+  const h = readHeader(f)
+  const kind = h.status === Status.continue && f.length === 28 ? 'eof' : KINDS[h.status]
+  result.streams[`${who} ${kind}`] ??= { step, frame: f.toString('hex') }
+}
+
 const server = createServer((client) => {
   const upstream = connectSocket(daemon.socket)
   const calls = new Map<number, Buffer>()
@@ -37,6 +45,7 @@ const server = createServer((client) => {
       const h = readHeader(f)
       if (h.program !== PROGRAM) result.keepalive[`client ${h.procedure}`] ??= f.toString('hex')
       else if (h.type === Type.call) calls.set(h.serial, Buffer.from(f))
+      else if (h.type === Type.stream) part('client', f)
     }
     upstream.write(d)
   })
@@ -47,6 +56,8 @@ const server = createServer((client) => {
       if (h.program !== PROGRAM) result.keepalive[`daemon ${h.procedure}`] ??= f.toString('hex')
       else if (h.type === Type.message) {
         if (event) result.events[event.kind] ??= { step, frame: f.toString('hex') }
+      } else if (h.type === Type.stream) {
+        part('daemon', f)
       } else if (h.type === Type.reply) {
         const call = calls.get(h.serial)!
         const p = byNumber.get(h.procedure)
@@ -150,6 +161,27 @@ await qemu('autostart', names.domain)
 await qemu('autostart', names.domain, '--disable')
 await until('the guest has its address', async () => (await qemu('domifaddr', names.domain)).includes('192.0.2.'))
 await qemu('net-dhcp-leases', names.network)
+// consoles need a terminal: script(1) has one
+const typed = ['-qefc', `virsh -q -c '${at('qemu')}' console ${names.domain}`, '/dev/null']
+step = 'virsh console'
+const console1 = execa('script', typed, { env: { LC_ALL: 'C', TERM: 'dumb' }, stdin: 'pipe', reject: false })
+// its firmware speaks at each start
+await until('virsh has the console', () => (result.calls.DOMAIN_OPEN_CONSOLE ? true : undefined))
+await qemu('reset', names.domain)
+step = 'virsh console'
+await until('the guest speaks on its console', () => (result.streams['daemon data'] ? true : undefined))
+console1.stdin.write('x')
+await until('it was typed to', () => (result.streams['client data'] ? true : undefined))
+await own('qemu', 'second console', (c) =>
+  c.domains.byName(names.domain).then((d) => c.domains.console(d!, { flags: ['safe'] }).catch(() => {})),
+)
+step = 'virsh console'
+console1.stdin.write('\x1d')
+await console1
+await own('qemu', 'console', async (c) => {
+  const d = (await c.domains.byName(names.domain))!
+  await (await c.domains.console(d)).abort()
+})
 await qemu('domstats', names.domain, '--cpu-total', '--balloon', '--state')
 await qemu('metadata', names.domain, names.namespace, '--config', '--key', 'v', '--set', '<job id="1"/>')
 await qemu('metadata', names.domain, names.namespace, '--config')
@@ -169,7 +201,16 @@ await own('qemu', 'same name', (c) =>
 await qemu('managedsave', names.domain)
 await qemu('managedsave-remove', names.domain)
 await qemu('start', names.domain)
+step = 'vmspool qemu console to its end'
+const watching = await connect(at('qemu'))
+const watched = await watching.domains.console((await watching.domains.byName(names.domain))!)
+const toItsEnd = (async () => {
+  for await (const _ of watched) void _
+  await watched.finish().catch(() => {})
+  await watching.close()
+})()
 await qemu('destroy', names.domain, '--graceful')
+await toItsEnd.catch(() => {})
 await own('qemu', 'not running', (c) =>
   c.domains.byName(names.domain).then((d) => c.domains.destroy(d!).catch(() => {})),
 )

@@ -3,6 +3,7 @@
 import { expect, test } from 'vitest'
 import { KEEPALIVE, PROGRAM, readHeader, startFrame, finishFrame, Type, VERSION } from '../../src/libvirt/frame.ts'
 import { events } from '../../src/libvirt/procedures/events.ts'
+import { streamsOf } from '../../src/libvirt/streams.ts'
 import { readRemoteError } from '../../src/libvirt/structs.ts'
 import { XdrReader } from '../../src/libvirt/xdr.ts'
 import { captured, procedures } from './captured.ts'
@@ -60,6 +61,7 @@ const expected: Record<string, [args: readonly unknown[], value: unknown]> = {
   ],
   NODE_GET_FREE_MEMORY: [[], expect.any(Number)],
 
+  DOMAIN_OPEN_CONSOLE: [[on, null, 0], NOTHING],
   DOMAIN_DEFINE_XML_FLAGS: [[xml.domain, 1], off],
   DOMAIN_CREATE_WITH_FLAGS: [[off, 1], on],
   DOMAIN_CREATE_XML: [[xml.test, 0], { ...off, id: 2 }],
@@ -259,6 +261,7 @@ test('refusals carry code, domain, level and a message', () => {
     expect.arrayContaining([
       { procedure: 'DOMAIN_LOOKUP_BY_NAME', code: 42, domain: 12, level: 2, message: text('Domain not found') },
       { procedure: 'CONNECT_GET_DOMAIN_CAPABILITIES', code: 8, domain: 10, level: 2, message: text('virttype') },
+      { procedure: 'DOMAIN_OPEN_CONSOLE', code: 9, domain: 10, level: 2, message: text('Active console session') },
       { procedure: 'DOMAIN_REBOOT', code: 86, domain: 10, level: 2, message: text('Guest agent is not responding') },
       {
         procedure: 'DOMAIN_DEFINE_XML_FLAGS',
@@ -271,6 +274,55 @@ test('refusals carry code, domain, level and a message', () => {
       { procedure: 'DOMAIN_DESTROY_FLAGS', code: 55, domain: 20, level: 2, message: text('not running') },
     ]),
   )
+})
+
+const text = async (stream: AsyncIterable<Buffer>): Promise<string> => {
+  const parts: Buffer[] = []
+  for await (const b of stream) parts.push(b)
+  return Buffer.concat(parts).toString()
+}
+
+test('parts of streams: what we send is what virsh sent, and what the daemon sent is taken as what it is', async () => {
+  const opened = readHeader(bytes(all.calls.DOMAIN_OPEN_CONSOLE!.call))
+  const sent: string[] = []
+  const streams = streamsOf({
+    where: '',
+    write(b: Buffer, done?: () => void) {
+      sent.push(b.toString('hex'))
+      done?.()
+    },
+    pause() {},
+  } as never)
+  const open = (like: string) => {
+    const h = readHeader(bytes(all.streams[like]!.frame))
+    expect(h).toMatchObject({ program: PROGRAM, version: VERSION, procedure: opened.procedure, type: Type.stream })
+    const { stream, end } = streams.make('DOMAIN_OPEN_CONSOLE')
+    streams.begin(h.serial, h.procedure, end)
+    return { stream, hear: (what: string) => heard(what, h.serial) }
+  }
+  const heard = (what: string, serial: number) => {
+    const frame = bytes(all.streams[what]!.frame)
+    frame.writeUInt32BE(serial, 20)
+    streams.take(frame, readHeader(frame))
+  }
+
+  const a = open('client data')
+  await a.stream.write(Buffer.from('x'))
+  a.hear('daemon data')
+  a.hear('daemon eof')
+  const finished = a.stream.finish()
+  a.hear('daemon finish')
+  await finished
+  expect(await text(a.stream)).toBe('\u001b')
+  expect(sent.splice(0)).toEqual([all.streams['client data']!.frame, all.streams['client finish']!.frame])
+
+  const b = open('client abort')
+  const aborted = b.stream.abort()
+  b.hear('daemon finish') // an abort is confirmed in the same way
+  await aborted
+  expect(await text(b.stream)).toBe('')
+  expect(sent).toEqual([all.streams['client abort']!.frame])
+  expect(() => b.hear('daemon data')).toThrow('which is not open')
 })
 
 test.each([

@@ -23,6 +23,8 @@ export interface Captured {
   refusals: (Exchange & { procedure: string })[]
   events: Partial<Record<EventKind, { step: string; frame: string }>>
   keepalive: Record<string, string>
+  /** parts of streams: who sent it, and what it is */
+  streams: Record<string, { step: string; frame: string }>
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: of every shape

@@ -74,7 +74,13 @@ export async function privateLibvirtd(o: LibvirtdOptions = {}): Promise<Libvirtd
   const dir = makeDir()
   const tree = o.tree ?? process.env.VMSPOOL_TEST_LIBVIRT_TREE
   const socket = join(dir, 'run/libvirt/libvirt-sock')
-  for (const d of ['etc/qemu', 'run/libvirt', 'var/tmp', ...['lib', 'log', 'cache'].map((v) => `var/${v}/libvirt`)]) {
+  for (const d of [
+    'etc/qemu',
+    'run/libvirt',
+    'run/lock',
+    'var/tmp',
+    ...['lib', 'log', 'cache'].map((v) => `var/${v}/libvirt`),
+  ]) {
     mkdirSync(join(dir, d), { recursive: true })
   }
   writeFileSync(
@@ -119,6 +125,8 @@ export async function privateLibvirtd(o: LibvirtdOptions = {}): Promise<Libvirtd
   const script = [
     'set -e',
     `ln -s /run ${dir}/var/run`,
+    // of consoles
+    `ln -s /run/lock ${dir}/var/lock`,
     // the private folder lies below one of the places that are covered now
     ...mounts.map((m) => `mount --bind ${m}`),
     'ip link set lo up',
