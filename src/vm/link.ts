@@ -249,7 +249,8 @@ export function openLink(o: LinkOptions): VmLink {
         } catch (error) {
           u.signal.throwIfAborted()
           const loss = lossIn(error)
-          if (!loss || closing.signal.aborted) {
+          if (loss && closing.signal.aborted) throw down(u.what, loss)
+          if (!loss) {
             // an answer, even a refusal, is a sign of life
             if (error instanceof LibvirtError) breaker.worked()
             throw error
