@@ -7,7 +7,13 @@ import { iso } from './status-fields.ts'
 import type { Failure } from './verdict.ts'
 
 /** The first step whose earlier artefacts are not to be used; undefined: all may be. */
-const BEFORE: Record<string, Step | undefined> = { inspect: 'unpack', copy: 'copy', fix: 'fix', merge: 'merge' }
+const BEFORE: Record<string, Step | undefined> = {
+  inspect: 'unpack',
+  copy: 'copy',
+  fix: 'fix',
+  merge: 'merge',
+  validate: 'define',
+}
 
 /**
  * What the job that this one repeats has kept. The two run under one answer name, and jobs of one name run one after the other, so no two

@@ -10,7 +10,7 @@ import { copySparsely, type CopyHooks } from './sparse-copy.ts'
 import type { CopyHow, Earlier, Step } from './types.ts'
 
 /** The steps whose artefacts are recorded, in their order. */
-const STEPS: readonly Step[] = ['unpack', 'copy', 'guest-info', 'fix', 'merge']
+const STEPS: readonly Step[] = ['unpack', 'copy', 'guest-info', 'fix', 'merge', 'define']
 
 export interface StepRecord {
   schema: 1
@@ -272,7 +272,7 @@ export async function finishedWork(dir: string): Promise<{ steps: Step[]; bytes:
     if (!step || !f.endsWith('.json')) continue
     const name = f.slice(step.length + 1, -'.json'.length)
     const r = await read<StepRecord>(dir, step, name)
-    if (!r || r.started) continue
+    if (!r || r.started || step === 'define') continue
     if (r.file !== undefined) {
       const s = await stat(join(dir, r.file)).catch(() => undefined)
       if (!s) continue

@@ -208,7 +208,7 @@ async function checkUnchanged(disk: SourceDisk): Promise<void> {
 }
 
 /** Names everything that decides what the copy contains. Not the device number: it differs between hosts of one NFS tree. */
-function copyKey(plan: ConvertPlan, t: Target): string {
+export function copyKey(plan: ConvertPlan, t: Target): string {
   const sources = t.disk.image.windows.map(sourceIdentity)
   const how = [
     t.disk.image.format,

@@ -1,26 +1,29 @@
 import { stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Ovf } from '../images/index.ts'
-import type { DiskCopy } from './targets.ts'
-import { type MadeDisk, mergeDomain, renderDomain, writable } from '../domain/index.ts'
+import { type Domain, type MadeDisk, mergeDomain, renderDomain, writable } from '../domain/index.ts'
 import type { Inspected } from './inspect.ts'
-import { targetsOf } from './outputs.ts'
+import type { Target } from './targets.ts'
 import type { ConvertPlan, ConvertReport, DomainReport } from './types.ts'
 
+/** The VM over the finished disks, and what of it is a guess. */
+export interface DescribedVm {
+  domain: Domain
+  assumed: string[]
+}
+
 /**
- * Writes `<name>.xml` into `plan.dir`: the finished disks as a VM for libvirt. The paths in it are those under which the answer will be
- * found, not those of this moment.
- * @returns undefined, with a warning, when a path cannot be written in XML
+ * The finished disks as a VM for libvirt. The paths in it are those under which the answer will be found, not those of this moment.
+ * @returns no VM, with a warning, when a path cannot be written in XML
  */
-export async function describeVm(
+export function describeVm(
   plan: ConvertPlan,
   inspected: Inspected,
-  copies: readonly DiskCopy[],
+  targets: readonly Target[],
   report: Pick<ConvertReport, 'fix' | 'guest'>,
-): Promise<{ domain?: DomainReport; warnings: string[] }> {
-  if (!plan.vm?.write_xml) return { warnings: [] }
-  const disks = copies.map((c) => c.disk)
-  const made: MadeDisk[] = targetsOf(plan, disks)
+): { vm?: DescribedVm; warnings: string[] } {
+  if (!plan.vm || (!plan.vm.write_xml && !plan.define)) return { warnings: [] }
+  const made: MadeDisk[] = targets
     .filter((t) => t.format === plan.output.format)
     .map((t) => ({
       id: t.disk.id,
@@ -42,37 +45,43 @@ export async function describeVm(
     ...(report.fix?.block_bus === undefined ? {} : { block_bus: report.fix.block_bus }),
     ...(report.fix?.net_bus === undefined ? {} : { net_bus: report.fix.net_bus }),
   })
+  return { warnings, vm: { domain, assumed } }
+}
+
+/** Writes `<name>.xml` into `plan.dir`. */
+export async function writeDescription(
+  plan: ConvertPlan,
+  { domain, assumed }: DescribedVm,
+  xml = renderDomain(domain),
+): Promise<DomainReport> {
   const path = `${plan.name}.xml`
-  await writeFile(join(plan.dir, path), renderDomain(domain))
+  await writeFile(join(plan.dir, path), xml)
   return {
-    warnings,
-    domain: {
-      path,
-      size_bytes: (await stat(join(plan.dir, path))).size,
-      name: domain.name,
-      uuid: domain.uuid,
-      vcpus: domain.vcpus,
-      memory_bytes: domain.memory_bytes,
-      firmware: domain.firmware,
-      secure_boot: domain.secure_boot,
-      machine: domain.machine,
-      devices: domain.devices.row,
-      devices_reason: domain.devices.reason,
-      disks: domain.disks.map((d) => ({
-        disk_id: d.id,
-        path: d.path,
-        target: d.target,
-        bus: d.bus,
-        boot_order: d.boot_order,
-      })),
-      nics: domain.nics.map((n) => ({
-        mac: n.mac ?? null,
-        model: n.model,
-        network: n.network,
-        source_network: n.original.network ?? null,
-      })),
-      assumed,
-    },
+    path,
+    size_bytes: (await stat(join(plan.dir, path))).size,
+    name: domain.name,
+    uuid: domain.uuid,
+    vcpus: domain.vcpus,
+    memory_bytes: domain.memory_bytes,
+    firmware: domain.firmware,
+    secure_boot: domain.secure_boot,
+    machine: domain.machine,
+    devices: domain.devices.row,
+    devices_reason: domain.devices.reason,
+    disks: domain.disks.map((d) => ({
+      disk_id: d.id,
+      path: d.path,
+      target: d.target,
+      bus: d.bus,
+      boot_order: d.boot_order,
+    })),
+    nics: domain.nics.map((n) => ({
+      mac: n.mac ?? null,
+      model: n.model,
+      network: n.network,
+      source_network: n.original.network ?? null,
+    })),
+    assumed,
   }
 }
 

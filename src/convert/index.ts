@@ -2,6 +2,7 @@
 export { finishedWork, syncFile } from './artefacts.ts'
 export type { FixPlan, GuestConfiguration, GuestToolSettings } from './fix/types.ts'
 export { fixingPossible } from './fix/index.ts'
+export { usedByVm } from './ready.ts'
 export { convertDisks } from './run.ts'
 export type {
   ConvertPlan,

@@ -4,18 +4,19 @@ import { checkImage, ImageError } from '../images/index.ts'
 import { hashFile } from './checksum.ts'
 import { choosePath } from './choose.ts'
 import { copyOpened, type CopyMeter } from './copy.ts'
-import type { DiskCopy } from './targets.ts'
-import { describeVm, withMachine } from './describe.ts'
+import type { DiskCopy, Target } from './targets.ts'
+import { type DescribedVm, describeVm, withMachine, writeDescription } from './describe.ts'
 import { describeDisk, estimateTime, howOf } from './disk-report.ts'
 import { guestSteps } from './fix/index.ts'
 import { type Inspected, inspectSources } from './inspect.ts'
 import { collectOutputs, targetsOf } from './outputs.ts'
+import { adoptReady, putAside, recordReady } from './ready.ts'
 import { freeBytes, requireSpace } from './space.ts'
 import type { ConvertHooks, ConvertPlan, ConvertReport, StageReport } from './types.ts'
 import { UNPACK_FOLDER } from './unpack.ts'
 
 /**
- * inspect → copy → fix → merge → validate → define, as far as this version goes. Finished files lie in `plan.dir` at the end; nothing
+ * inspect → copy → fix → merge → validate → define. Finished files lie in `plan.dir` at the end; nothing
  * else is left but records in `plan.scratch`. Sources are only read.
  * @throws {ImageError} with a phase; the signal's reason when aborted
  */
@@ -50,7 +51,7 @@ export async function convertDisks(plan: ConvertPlan, hooks: ConvertHooks): Prom
       await rm(join(plan.scratch, UNPACK_FOLDER), { recursive: true, force: true })
       return report
     }
-    await copyStage(plan, hooks, report, inspected)
+    await make(plan, hooks, report, inspected)
     return report
   } catch (e) {
     // a failed job's answer describes no VM
@@ -63,13 +64,90 @@ export async function convertDisks(plan: ConvertPlan, hooks: ConvertHooks): Prom
   }
 }
 
-async function copyStage(
+async function make(
   plan: ConvertPlan,
   hooks: ConvertHooks,
   report: ConvertReport,
   inspected: Inspected,
 ): Promise<void> {
   const targets = targetsOf(plan, inspected.disks)
+  const ready = await adoptReady(plan, targets)
+  let copies: DiskCopy[] | undefined
+  if (ready) {
+    hooks.log('agent', `took over the finished disks of an earlier attempt (from ${ready.from})\n`)
+    const { stages, warnings, disks, ...told } = ready.told
+    report.stages.push(...stages)
+    report.warnings.push(...warnings)
+    Object.assign(report, told, { disks: disks.map((d) => ({ ...d, adopted: true })) })
+  } else copies = await copyStage(plan, hooks, report, inspected, targets)
+  const vm = await stage(report, hooks, 'describe', async () => {
+    const described = describeVm(plan, inspected, targets, report)
+    for (const message of described.warnings) warn(report, 'describe', message)
+    if (described.vm && !plan.define) report.domain = await writeDescription(plan, described.vm)
+    return described.vm
+  })
+  if (copies) {
+    const finished = copies
+    report.artifacts = await stage(report, hooks, 'collect', () => collectOutputs(plan, hooks, finished))
+  }
+  if (plan.define) {
+    if (!ready) await recordReady(plan, targets, report)
+    await defineStage(plan, hooks, report, targets, vm)
+  }
+  for (const f of ['copy', 'fix', UNPACK_FOLDER]) await rm(join(plan.scratch, f), { recursive: true, force: true })
+}
+
+/** The finished disks become a VM. What fails here costs no copy: a later attempt begins here again. */
+async function defineStage(
+  plan: ConvertPlan,
+  hooks: ConvertHooks,
+  report: ConvertReport,
+  targets: readonly Target[],
+  vm: DescribedVm | undefined,
+): Promise<void> {
+  try {
+    await stage(report, hooks, 'define', async () => {
+      if (!vm)
+        throw new ImageError('The VM cannot be defined: the path of a disk has characters that XML cannot hold.', {
+          code: 'bad-path',
+          phase: 'define',
+          hint: 'Let the output and vm.dir lie below folders with plain names.',
+        })
+      const disks = targets
+        .filter((t) => t.format === plan.output.format)
+        .map((t) => ({
+          id: t.disk.id,
+          path: join(plan.dir, t.final),
+          format: t.format,
+          size_bytes: t.disk.info.virtual_size,
+          boot: t.disk.boot,
+        }))
+      const { xml, domain, warnings, ...done } = await plan.define!({ domain: vm.domain, disks })
+      for (const message of warnings) warn(report, 'define', message)
+      report.define = done
+      if (!plan.vm?.write_xml) return
+      // the VM is there and may run: a description that cannot be written must not undo that
+      await writeDescription(plan, { ...vm, domain }, xml).then(
+        (d) => {
+          report.domain = d
+        },
+        (e: Error) => warn(report, 'define', `${plan.name}.xml could not be written: ${e.message}.`),
+      )
+    })
+  } catch (e) {
+    await putAside(plan)
+    report.artifacts = []
+    throw e
+  }
+}
+
+async function copyStage(
+  plan: ConvertPlan,
+  hooks: ConvertHooks,
+  report: ConvertReport,
+  inspected: Inspected,
+  targets: readonly Target[],
+): Promise<DiskCopy[]> {
   const copies = await stage(report, hooks, 'copy', async () => {
     await requireSpace(plan.scratch, report.estimate.bytes, plan.reserve_bytes)
     const meter = meterOf(
@@ -111,13 +189,7 @@ async function copyStage(
       )
     }
   })
-  await stage(report, hooks, 'describe', async () => {
-    const { domain, warnings } = await describeVm(plan, inspected, copies, report)
-    for (const message of warnings) warn(report, 'describe', message)
-    if (domain) report.domain = domain
-  })
-  report.artifacts = await stage(report, hooks, 'collect', () => collectOutputs(plan, hooks, copies))
-  for (const f of ['copy', 'fix', UNPACK_FOLDER]) await rm(join(plan.scratch, f), { recursive: true, force: true })
+  return copies
 }
 
 async function stage<T>(report: ConvertReport, hooks: ConvertHooks, name: string, work: () => Promise<T>): Promise<T> {

@@ -1,6 +1,6 @@
 import type { SourceFormat, Submitter } from '../images/index.ts'
 import type { ProcessIdentity } from '../process/index.ts'
-import type { VmWords } from '../domain/index.ts'
+import type { Domain, VmWords } from '../domain/index.ts'
 import type { FixPlan, FixReport, GuestInfo, GuestToolSettings } from './fix/types.ts'
 import type { OutputFormat } from './formats.ts'
 
@@ -23,7 +23,7 @@ export interface PlannedDisk {
 }
 
 /** A step whose artefacts are recorded. */
-export type Step = 'unpack' | 'copy' | 'guest-info' | 'fix' | 'merge'
+export type Step = 'unpack' | 'copy' | 'guest-info' | 'fix' | 'merge' | 'define'
 
 /** An attempt that came before this one. */
 export interface Earlier {
@@ -32,6 +32,8 @@ export interface Earlier {
   dead: boolean
   /** take over what was made before this step only (`vmspool retry --from`) */
   before?: Step
+  /** of another job, which this one repeats */
+  other?: true
 }
 
 /** What is to be made of which files. Paths are absolute; sizes bytes, times milliseconds. */
@@ -81,6 +83,8 @@ export interface ConvertPlan {
   dry_run: boolean
   /** what is known of the VM beside its disks; absent: nothing */
   vm?: VmWords
+  /** makes the finished disks a VM; absent: that is not wanted */
+  define?: DefineVm
   /** what is to be done inside the guest; absent: nothing */
   fix?: FixPlan
   /** look which system the disks hold (virt-inspector) */
@@ -88,6 +92,51 @@ export interface ConvertPlan {
   guest_tools?: GuestToolSettings
   /** files put here are kept with the job, whatever becomes of it; absent: only the job's log is kept */
   logs_dir?: string
+}
+
+/**
+ * The define step. The rooms of conversions and of VMs do not know each other, so whoever has both supplies it. It comes after everything
+ * else; when it throws, the disks are put back to where a later attempt finds them, so it MUST NOT leave a VM running on them then.
+ */
+export type DefineVm = (made: MadeVm) => Promise<DefineReport>
+
+/** What was made: the finished disks under their names, and the VM over them. */
+export interface MadeVm {
+  /** with the disks where the answer will have them */
+  domain: Domain
+  disks: readonly {
+    id: string
+    /** absolute, where it lies now */
+    path: string
+    format: OutputFormat
+    /** what the guest sees */
+    size_bytes: number
+    boot: boolean
+  }[]
+}
+
+/** What became of it. */
+export interface DefineReport {
+  name: string
+  uuid: string
+  /** libvirt's connection */
+  uri: string
+  /** false: it was defined so by an earlier attempt of this job */
+  defined: boolean
+  started: boolean
+  running: boolean
+  autostart: boolean
+  type: 'kvm' | 'qemu'
+  /** absolute */
+  disks: { disk_id: string; path: string; how: 'link' | 'clone' | 'copy' | 'there' }[]
+  /** disks of an earlier definition that were left where they are */
+  kept: string[]
+  snapshot?: string
+  warnings: string[]
+  /** the definition as libvirt was given it */
+  xml: string
+  /** as it is now */
+  domain: Domain
 }
 
 interface ConvertProgress {
@@ -212,6 +261,8 @@ export interface ConvertReport {
   guest?: GuestInfo
   guest_error?: string
   domain?: DomainReport
+  /** what the define step did */
+  define?: Omit<DefineReport, 'xml' | 'domain' | 'warnings'>
   /** dry run: what the copy would need */
   estimate: { bytes: number; time_ms: number; free_bytes: number }
 }

@@ -129,7 +129,12 @@ function notVerified(m: ConvertManifest, c: JobContext<ConvertManifest>): PlanNo
 function earlierOf(c: Pick<JobContext, 'earlierAttempts'>): ConvertPlan['earlier'] {
   return [...c.earlierAttempts]
     .sort((a, b) => Number(a.kept !== undefined) - Number(b.kept !== undefined) || b.epoch - a.epoch)
-    .map(({ dir, dead, kept }) => ({ dir, dead, ...(kept?.before === undefined ? {} : { before: kept.before }) }))
+    .map(({ dir, dead, kept }) => ({
+      dir,
+      dead,
+      ...(kept?.before === undefined ? {} : { before: kept.before }),
+      ...(kept === undefined ? {} : { other: true as const }),
+    }))
 }
 
 /**

@@ -6,6 +6,7 @@ import {
   type ConvertPlan,
   type ConvertReport,
   type StageWarning,
+  usedByVm,
 } from '../convert/index.ts'
 import { ImageError } from '../images/index.ts'
 import type { ConvertManifest } from '../manifest/index.ts'
@@ -134,6 +135,7 @@ const SUSPECT = new Set(['check-failed', 'compare-failed', 'checksum-mismatch', 
 
 /** Whole files with their records are kept for a job that repeats this one; halves are removed. */
 async function keptWork(plan: ConvertPlan): Promise<KeptWork | undefined> {
+  if (await usedByVm(plan.scratch)) return undefined
   const { steps, bytes } = await finishedWork(plan.scratch)
   if (steps.includes('copy')) return { steps, bytes }
   return undefined

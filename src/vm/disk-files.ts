@@ -9,6 +9,8 @@ import type { VmHooks } from './types.ts'
 
 /** Nobody but their owner and who shares a group with them; the hypervisor's user is let in by libvirt, or by the caller. */
 const MODE = 0o600
+/** between two looks at a copy under way */
+const LOOK_MS = 500
 
 /**
  * Lets `make` write a file under another name beside `path`, and gives it its name when it is whole and on the disk. A file that has the name
@@ -61,11 +63,20 @@ export async function linkWhole(
   from: string,
   to: string,
   hooks: Pick<VmHooks, 'signal' | 'spawned'>,
+  o: {
+    /** rather a file that shares nothing but blocks */
+    own?: boolean
+    /** how far a copy is, in bytes on the disk, now and then */
+    copied?(done: number, of: number): void
+  } = {},
 ): Promise<'link' | 'clone' | 'copy' | 'there'> {
   try {
-    await link(from, to)
-    await sync(dirname(to))
-    return 'link'
+    if (!o.own) {
+      await link(from, to)
+      await sync(dirname(to))
+      return 'link'
+    }
+    if (await exists(to)) return 'there'
   } catch (e) {
     const { code } = e as NodeJS.ErrnoException
     if (code === 'EEXIST') return 'there'
@@ -73,13 +84,23 @@ export async function linkWhole(
     if (!['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS'].includes(code ?? '')) throw e
   }
   let how: 'clone' | 'copy' = 'clone'
-  const { mode } = await stat(from)
+  const { mode, blocks } = await stat(from)
   const placed = await placeWhole(
     to,
     async (temporary) => {
       if (await cloneFile(from, temporary)) return
       how = 'copy'
-      await copyWithHoles(from, temporary, hooks)
+      const look = (): void =>
+        void stat(temporary).then(
+          (s) => o.copied?.(s.blocks * 512, blocks * 512),
+          () => {}, // not begun yet
+        )
+      const looking = setInterval(look, LOOK_MS)
+      try {
+        await copyWithHoles(from, temporary, hooks)
+      } finally {
+        clearInterval(looking)
+      }
     },
     mode & 0o777,
   )
