@@ -1,5 +1,5 @@
 /** One handler per kind. What is heavy (conversion) is loaded when the first job of its kind runs. */
-import type { BatchManifest, Manifest } from '../manifest/index.ts'
+import type { BatchManifest, Manifest, VmManifest } from '../manifest/index.ts'
 import { command } from './command.ts'
 import type { JobContext, JobHandler, JobOutcome } from './types.ts'
 
@@ -29,8 +29,18 @@ const batch: AnyHandler = {
   },
 }
 
+const vm: AnyHandler = {
+  kind: 'vm',
+  weight: () => 1,
+  async run(m: Manifest, c: JobContext): Promise<JobOutcome> {
+    const { runVmJob } = await import('./vm.ts')
+    return runVmJob(m as VmManifest, c as JobContext<VmManifest>)
+  },
+}
+
 export const handlers: ReadonlyMap<string, AnyHandler> = new Map([
   [convert.kind, convert],
   [batch.kind, batch],
+  [vm.kind, vm],
   [command.kind, command as AnyHandler],
 ])

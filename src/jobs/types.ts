@@ -8,6 +8,7 @@ import type { Step } from '../convert/index.ts'
 import type { Manifest } from '../manifest/index.ts'
 import type { ProcessIdentity } from '../process/index.ts'
 import type { Counts } from '../spool/index.ts'
+import type { Vms } from '../vm/index.ts'
 import type { Family } from './family.ts'
 
 /** Where a job is. Totals and counts are bytes; a phase without bytes leaves both out. */
@@ -93,6 +94,13 @@ export interface EarlierAttempt {
   kept?: { of: string; before?: Step }
 }
 
+/** The disks that a job has made, where they lie now. */
+export interface JobResultDisks {
+  /** its id */
+  job: string
+  disks: readonly { id: string; path: string; format: string; boot: boolean }[]
+}
+
 export interface JobContext<M = Manifest> {
   id: string
   answer: string
@@ -121,6 +129,12 @@ export interface JobContext<M = Manifest> {
   config: Config
   /** for the handler of a batch */
   family?: Family
+  /** the VM service of whoever runs the job, opened when it is first needed */
+  vms?: () => Promise<Vms>
+  /** what the last job of that id or answer name has published; undefined: there is no such job, or nothing of it is left */
+  resultOf?: (job: string) => Promise<JobResultDisks | undefined>
+  /** false once another agent has the job */
+  owned?: () => Promise<boolean>
   /** for a handler whose programs outlive the agent */
   shim?: {
     /** attempts of this job that failed before this one */

@@ -1,0 +1,99 @@
+/** How a domain is brought to run, and how its address is waited for. */
+import { isLibvirtError } from '../libvirt/index.ts'
+import type { Action } from './action.ts'
+import { leasesBefore, waitForAddress } from './address.ts'
+import { isOff, pause, stateOf } from './halt.ts'
+import { VmError, type VmRecord } from './types.ts'
+
+/** A guest that is just going off is waited for so long before it is started again. */
+const GOING_MS = 30_000
+
+/**
+ * Starts the VM unless it runs; one that is paused goes on. What its cards had leased before is noted first, so that an address of an
+ * earlier boot is not taken for one of this, also when the wait goes on in another attempt.
+ * @returns whether anything was done
+ */
+export async function boot(a: Action, record: VmRecord): Promise<boolean> {
+  const macs = record.nics.map((n) => n.mac)
+  const leases = await a.ask(`to see the addresses before the VM "${a.name}" starts`, async (s) => {
+    const d = await s.query.domains.byUuid(record.uuid)
+    const state = d && (await stateOf(s, d))
+    return state && isOff(state) && macs.length > 0 ? leasesBefore(s, macs) : undefined
+  })
+  if (leases) await a.change((r) => ({ ...r, doing: { ...r.doing!, leases } }))
+  const began = performance.now()
+  for (;;) {
+    const how = await a.act(`to start the VM "${a.name}"`, async (s, d) => {
+      if (!d) throw missing(a.name)
+      const state = await stateOf(s, d.domain)
+      if (!state) throw missing(a.name)
+      if (state.state === 'paused' || state.state === 'pmsuspended') {
+        await s.control.domains.resume(d.domain)
+        return 'started'
+      }
+      if (state.state === 'shutdown') return 'going'
+      // a guest that has crashed and was kept for who wants to look at it
+      if (state.state === 'crashed') await s.control.domains.destroy(d.domain)
+      else if (!isOff(state)) return 'ran'
+      try {
+        await s.control.domains.create(d.domain)
+      } catch (e) {
+        // also said when a network is down, so the state decides whether somebody else has started it
+        const now = isLibvirtError(e, 'operation_invalid') ? await stateOf(s, d.domain) : undefined
+        if (!now || isOff(now)) throw e
+      }
+      return 'started'
+    })
+    if (how !== 'going') return how === 'started'
+    if (performance.now() - began > GOING_MS) return false
+    a.say('waits until the guest, which is going off, is off')
+    await pause(200, a.hooks.signal)
+  }
+}
+
+/**
+ * Room on the host for a VM that is about to run, until the result is disposed of.
+ * @param disk_bytes what its disks may come to take, when they are still to be made
+ * @throws VmError vm-resources
+ */
+export async function promised(a: Action, r: VmRecord, disk_bytes: number): Promise<AsyncDisposable> {
+  const { uuid, name, vcpus, memory_bytes } = r
+  return a.ask(`to see whether the host has room for the VM "${name}"`, (s) =>
+    a.parts.admission.admit({ uuid, name, vcpus, memory_bytes, disk_bytes, path: a.parts.dir }, s),
+  )
+}
+
+export function missing(name: string): VmError {
+  return new VmError(`libvirt has no domain for the VM "${name}".`, {
+    code: 'vm-not-found',
+    hint: 'vmspool vm list shows the VMs that there are; create it (again), or delete what is left of it with vmspool vm delete.',
+  })
+}
+
+/**
+ * Waits for the address of a VM that was started. None in time is a warning: the VM runs all the same.
+ * @returns its addresses
+ */
+export async function awaitAddress(a: Action, record: VmRecord, timeout_ms: number): Promise<string[]> {
+  const macs = record.nics.map((n) => n.mac)
+  if (timeout_ms <= 0 || macs.length === 0) return []
+  await a.phase('address', 'waits for an address')
+  const before = (await a.parts.registry.get(a.name))?.doing?.leases
+  let reason = ''
+  const addresses = await waitForAddress({
+    link: a.parts.link,
+    uuid: record.uuid,
+    macs,
+    ...(before ? { before } : {}),
+    timeout_ms,
+    signal: a.hooks.signal,
+    onWait: (message) => a.say(message),
+    onNone: (why) => {
+      reason = why
+    },
+  })
+  if (addresses.length === 0) {
+    a.warn(`No address of the VM "${a.name}" was seen: ${reason}`)
+  }
+  return addresses
+}

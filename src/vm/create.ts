@@ -1,0 +1,258 @@
+import { chmod, mkdir, readdir } from 'node:fs/promises'
+import { uuidOfVm } from '../domain/index.ts'
+import { chooseAccelerator, type ChosenAccelerator } from './accelerator.ts'
+import { type Action, type Done, runAction, seen, type VmParts } from './action.ts'
+import { awaitAddress, boot, promised } from './boot.ts'
+import { fitTemplate, makeDisks, type PlannedDisk, planDisks, sizeDisks } from './create-disks.ts'
+import { checkNetworks } from './create-networks.ts'
+import { takesDirectIo } from './disk-files.ts'
+import { nicsOf, placeVmDisks, vmDomainXml, vmFiles } from './domain.ts'
+import { ownDomain } from './fence.ts'
+import { checkMachine } from './firmware.ts'
+import type { CachedImage } from './images/index.ts'
+import { clearAway, rollBack } from './roll-back.ts'
+import { writeSeed } from './seed.ts'
+import { digestOf } from './spec-digest.ts'
+import { type VmDisk, VmError, type VmHooks, type VmOrder, type VmRecord, type VmResult, type VmSpec } from './types.ts'
+
+/**
+ * Makes a VM. Asked for the same again, it finds the VM that is there; a job that was interrupted goes on where it was; a failure leaves nothing.
+ * @throws VmError
+ */
+export async function createVm(parts: VmParts, order: VmOrder, spec: VmSpec, hooks: VmHooks): Promise<VmResult> {
+  const run = { action: 'create', order, name: spec.name, hooks, first: 'admit', onFailure: rollBack } as const
+  return runAction(parts, run, async (a) => {
+    const asked = digestOf(spec)
+    const there = await parts.registry.get(spec.name)
+    // one whose domain somebody has removed is made again on the disks that it has
+    const lost = there !== undefined && isMade(there) && (await lacksDomain(a, there, asked))
+    if (there && isMade(there) && !lost) return exists(a, there, asked)
+    await checkPlace(a, there)
+    const uuid = uuidOfVm(parts.instance, spec.name)
+    const nics = nicsOf(spec.nics, uuid)
+    await checkMacs(a, nics)
+    const fresh = freshRecord(a, spec, { uuid, nics, asked })
+    // what this job has made already stays; what another one, or a roll-back, left behind goes first
+    const goesOn = (r: VmRecord): boolean => r.order.job === order.job && r.asked === asked && r.desired !== 'deleted'
+    let record = await a.begin((r) => {
+      if (!r) return fresh
+      if (lost) return { ...r, desired: spec.start ? 'running' : 'stopped' }
+      if (isMade(r))
+        throw new VmError(`The VM "${spec.name}" was made by somebody else just now.`, { code: 'vm-conflict' })
+      return goesOn(r) ? r : { ...r, desired: 'deleted' }
+    })
+    if (there && !lost && !goesOn(there)) {
+      await clearAway(a, there)
+      record = await a.change((r) => ({ ...fresh, order: r.order, doing: r.doing! }))
+    }
+    record = await make(a, spec, record)
+    return finished(a, spec, record)
+  })
+}
+
+/** Its making is over, or it was never made here; a create that is unfinished, or failed and could not be rolled back, is not. */
+function isMade(r: VmRecord): boolean {
+  if (r.doing) return r.doing.action !== 'create'
+  return !(r.last?.action === 'create' && r.last.outcome === 'failed')
+}
+
+async function lacksDomain(a: Action, r: VmRecord, asked: string): Promise<boolean> {
+  if (r.asked !== asked || r.desired === 'deleted' || r.doing) return false
+  return (await seen(a, r)).state === 'missing'
+}
+
+/** There is a VM of that name: the one that is asked for, or another. */
+async function exists(a: Action, r: VmRecord, asked: string): Promise<Done> {
+  const mine = r.last?.job === a.order.job && r.last.action === 'create'
+  if (r.asked === asked && r.desired !== 'deleted') {
+    const now = await seen(a, r)
+    const where = now.addresses.length > 0 ? ` at ${now.addresses.join(', ')}` : ''
+    return {
+      summary: mine
+        ? `The VM "${r.name}" was created by an earlier attempt of this job; it is ${now.state}${where}.`
+        : `The VM "${r.name}" exists already, as it is asked for (made by job ${r.order.job}); it is ${now.state}${where}.`,
+      ...(mine ? {} : { unchanged: true }),
+      vm: now,
+    }
+  }
+  const what =
+    r.desired === 'deleted'
+      ? 'which is being deleted, or was not deleted completely'
+      : r.asked === undefined
+        ? `which came from elsewhere (${r.origin})`
+        : 'which was created with other settings'
+  throw new VmError(`There is a VM "${r.name}" already, ${what}; it was not touched.`, {
+    code: 'vm-conflict',
+    hint: 'Delete it first (vmspool vm delete), or give the new one another name.',
+    phase: 'admit',
+  })
+}
+
+/** Nothing else may have the name: no domain, no folder, no other host. */
+async function checkPlace(a: Action, there: VmRecord | undefined): Promise<void> {
+  const { parts, name } = a
+  const host = await parts.registry.elsewhere(name)
+  if (host !== undefined) {
+    throw new VmError(`The VM "${name}" lives on the host ${host}, which keeps its VMs in the same folder.`, {
+      code: 'vm-conflict',
+      hint: `Delete it there, or give every host a folder of its own (vm.dir, now ${parts.dir}).`,
+    })
+  }
+  const domain = await a.ask(`to see whether there is a domain "${name}"`, (s) =>
+    ownDomain(s, { ...parts, name }, there),
+  )
+  if (domain && !there) {
+    throw new VmError(
+      `libvirt has a domain "${name}" of this instance (made by job ${domain.made?.job ?? 'unknown'}) that the registry does not know; it was not touched.`,
+      { code: 'vm-conflict', hint: 'Delete it first (vmspool vm delete), or take it up again with vmspool vm gc.' },
+    )
+  }
+  const left = there ? [] : await readdir(a.folder).catch(() => [])
+  if (left.length > 0) {
+    throw new VmError(
+      `The folder ${a.folder} is not empty (${left.slice(0, 3).join(', ')}${left.length > 3 ? ', …' : ''}), although there is no VM "${name}": perhaps it holds disks that were kept when it was deleted.`,
+      { code: 'vm-conflict', hint: 'Move the folder away, or give the VM another name.' },
+    )
+  }
+}
+
+async function checkMacs(a: Action, nics: VmRecord['nics']): Promise<void> {
+  const macs = new Set(nics.map((n) => n.mac))
+  for (const other of await a.parts.registry.all()) {
+    const same = other.name === a.name ? undefined : other.nics.find((n) => macs.has(n.mac))
+    if (same) {
+      throw new VmError(`The VM "${other.name}" has a network card with the MAC address ${same.mac} already.`, {
+        code: 'vm-conflict',
+        hint: 'Leave the address out, and one is chosen that nobody has.',
+      })
+    }
+  }
+}
+
+function freshRecord(a: Action, spec: VmSpec, o: Pick<VmRecord, 'uuid' | 'nics'> & { asked: string }): VmRecord {
+  const now = new Date().toISOString()
+  return {
+    uuid: o.uuid,
+    name: spec.name,
+    host: a.parts.host,
+    uri: a.parts.link.uri,
+    desired: spec.start ? 'running' : 'stopped',
+    order: { ...a.order },
+    asked: o.asked,
+    origin: 'vm',
+    vcpus: spec.vcpus,
+    memory_bytes: spec.memory_bytes,
+    disks: [],
+    nics: o.nics,
+    firmware: spec.firmware,
+    machine: spec.machine,
+    accelerator: 'qemu',
+    autostart: spec.autostart,
+    ...(spec.boot.from === 'template' ? { template: spec.boot.template } : {}),
+    ...(spec.boot.from === 'job' ? { from_job: spec.boot.job } : {}),
+    metadata: { ...spec.metadata },
+    state: 'missing',
+    state_at: now,
+    addresses: [],
+    created_at: now,
+    updated_at: now,
+  }
+}
+
+async function make(a: Action, spec: VmSpec, begun: VmRecord): Promise<VmRecord> {
+  const { hooks, parts } = a
+  await a.phase('admit', 'looks whether the host has room')
+  const accelerator = await a.ask(`to choose how the VM "${a.name}" runs`, async (s) => {
+    const chosen = await chooseAccelerator(s, spec.accelerator, { machine: spec.machine, signal: hooks.signal })
+    await checkMachine(s, spec, chosen.type, hooks.signal)
+    await checkNetworks(s, spec.nics)
+    return chosen
+  })
+  hooks.log('agent', `runs on ${accelerator.type} because ${accelerator.reason}\n`)
+  const plan = await sizeDisks(a, planDisks(spec, a.folder))
+  // until the domain runs, and counts by itself
+  await using _promise = await promised(
+    a,
+    begun,
+    plan.reduce((n, d) => n + (d.size_bytes ?? 0), 0),
+  )
+  const disks = begun.disks.length > 0 ? begun.disks : await makeFiles(a, spec, plan)
+
+  const { seed } = vmFiles(parts.dir, a.name)
+  if (spec.cloud_init) {
+    await a.phase('seed', 'writes the cloud-init seed')
+    await a.fence()
+    await writeSeed({ path: seed, name: a.name, instance_id: begun.uuid, cloud_init: spec.cloud_init, hooks })
+  }
+
+  await a.phase('define', 'defines the domain')
+  const record = await a.change((r) => ({
+    ...r,
+    disks,
+    accelerator: accelerator.type,
+    ...(spec.cloud_init ? { seed } : {}),
+  }))
+  await define(a, spec, record, accelerator)
+  if (spec.start) {
+    await a.phase('start', 'starts the guest')
+    await boot(a, record)
+  }
+  return record
+}
+
+/** The disks, of which an earlier attempt may have made some. The registry learns of them when all are there. */
+async function makeFiles(a: Action, spec: VmSpec, plan: PlannedDisk[]): Promise<VmDisk[]> {
+  const image = await fetchImage(a, spec)
+  await a.phase('disks', 'makes the disks')
+  await a.fence()
+  await mkdir(a.folder, { recursive: true, mode: 0o711 })
+  await chmod(a.folder, 0o711) // whatever the umask: the hypervisor's user passes through
+  return placeVmDisks(await makeDisks(a, image ? fitTemplate(plan, spec, image) : plan, image))
+}
+
+async function fetchImage(a: Action, spec: VmSpec): Promise<CachedImage | undefined> {
+  if (spec.boot.from !== 'template') return undefined
+  await a.phase('image', `gets the image "${spec.boot.template}"`)
+  const { hooks } = a
+  return a.parts.images.get(spec.boot.template, {
+    signal: hooks.signal,
+    spawned: hooks.spawned,
+    log: (text) => hooks.log('agent', `${text}\n`),
+    progress: (done, total, more) =>
+      a.say(more.doing, { bytes_done: done, ...(total === undefined ? {} : { bytes_total: total }) }),
+  })
+}
+
+async function define(a: Action, spec: VmSpec, record: VmRecord, accelerator: ChosenAccelerator): Promise<void> {
+  const { parts } = a
+  const xml = vmDomainXml({
+    spec,
+    uuid: record.uuid,
+    instance: parts.instance,
+    dir: parts.dir,
+    order: a.order,
+    accelerator,
+    direct_io: await takesDirectIo(a.folder),
+    ...(record.seed === undefined ? {} : { seed: record.seed }),
+    disks: record.disks,
+    nics: record.nics,
+  })
+  await a.act(`to define the VM "${a.name}"`, (s) => s.control.domains.define(xml, ['validate']))
+}
+
+async function finished(a: Action, spec: VmSpec, record: VmRecord): Promise<Done> {
+  let addresses: string[] = []
+  if (spec.start) addresses = await awaitAddress(a, record, spec.address_timeout_ms)
+  const now = await seen(a, record)
+  const where = addresses.length > 0 ? ` Its address is ${addresses.join(', ')}.` : ''
+  return {
+    summary: `The VM "${a.name}" was created${spec.start ? ' and started' : '; it is not started'}.${where}`,
+    entry: (r) => ({
+      ...r,
+      addresses,
+      state: now.state,
+      state_reason: now.state_reason,
+      state_at: now.state_at,
+    }),
+  }
+}
