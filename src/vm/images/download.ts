@@ -125,6 +125,7 @@ async function begin(part: Part, reply: Reply, o: DownloadOptions): Promise<'who
     )
   }
   if (total !== undefined) part.version = { ...part.version, total }
+  part.joined = true
   await o.space.need((part.version.total ?? part.size) - part.size)
   return 'body'
 }

@@ -133,7 +133,6 @@ async function fromUrl(
     await using part = await openPart(f.dir, f.name, originOf(f.template)).catch((e) => {
       throw storage(e, `The image cache ${f.dir} could not be written to`)
     })
-    const resumed = part.size > 0
     const how = await download(
       part,
       {
@@ -167,7 +166,7 @@ async function fromUrl(
       const wrong = e instanceof VmError && (e.code === 'image-checksum' || e.code === 'image-invalid')
       // who is cancelled while it is checked, or could not put it in place, has a whole download
       if (wrong) await part.discard()
-      if (!wrong || !resumed || again) throw storage(e, `The image ${f.name} could not be put into the cache`)
+      if (!wrong || !part.joined || again) throw storage(e, `The image ${f.name} could not be put into the cache`)
       hooks.log?.(
         `What was put together from two downloads of ${shown(url)} is not right (${e.message}): it is fetched once more from the beginning.`,
       )

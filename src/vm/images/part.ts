@@ -36,6 +36,8 @@ export interface Part extends AsyncDisposable {
   readonly path: string
   /** bytes that are there */
   size: number
+  /** put together from several replies */
+  joined: boolean
   version: Version
   /** at the end of the file */
   write(piece: Buffer): Promise<void>
@@ -148,6 +150,7 @@ async function partOf(
   const part: Part = {
     path,
     size,
+    joined: size > 0,
     version: found ? { etag: found.etag, last_modified: found.last_modified, total: found.total } : {},
     write: async (piece) => {
       let at = 0
@@ -157,6 +160,7 @@ async function partOf(
     restart: async (v) => {
       await h.truncate(0)
       part.size = 0
+      part.joined = false
       synced = 0
       part.version = v
       await record()
