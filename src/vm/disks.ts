@@ -44,7 +44,7 @@ export async function makeOverlay(o: Making & { base: OwnImage; size_bytes?: num
     throw new TypeError(`The base ${o.base.path} does not lie beside its overlay ${o.path}.`)
   await using base = await openSource(o.base, { signal: o.hooks.signal })
   const size = wanted(o.size_bytes, base.size_bytes, o.base.path)
-  return finish(o, 'qcow2', size, basename(o.base.path), 'The thin disk', async (temporary) => {
+  return await finish(o, 'qcow2', size, basename(o.base.path), 'The thin disk', async (temporary) => {
     const backing = ['-F', o.base.format, '-b', basename(o.base.path)]
     await qemuImg(['create', '-q', '-f', 'qcow2', ...backing, temporary, String(size)], {
       ...how(o),
@@ -57,7 +57,7 @@ export async function makeOverlay(o: Making & { base: OwnImage; size_bytes?: num
 /** An empty disk. @throws {VmError} storage */
 export async function makeEmpty(o: Making & { format: 'qcow2' | 'raw'; size_bytes: number }): Promise<number> {
   const size = sectors(o.size_bytes)
-  return finish(o, o.format, size, undefined, 'The empty disk', async (temporary) => {
+  return await finish(o, o.format, size, undefined, 'The empty disk', async (temporary) => {
     await qemuImg(['create', '-q', '-f', o.format, temporary, String(size)], {
       ...how(o),
       limits: SMALL_WORK,
@@ -80,7 +80,7 @@ export async function makeCopy(
   })
   for (const w of source.image.warnings) o.hooks.log('agent', `${w}\n`)
   const size = wanted(o.size_bytes, source.size_bytes, o.from.path)
-  return finish(o, o.format, size, undefined, 'The copy', async (temporary) => {
+  return await finish(o, o.format, size, undefined, 'The copy', async (temporary) => {
     if (!(await clone(o, source, temporary))) await convert(o, source, temporary)
     if (size > source.size_bytes) await grow(o, temporary, o.format, size)
   })

@@ -35,7 +35,7 @@ export function seedFiles(o: { instance_id: string; cloud_init: CloudInit; macs?
 }
 
 /**
- * Writes the seed as an ISO 9660 image, the same bytes for the same content. It may hold secrets: nobody but its owner and the hypervisor,
+ * Writes the seed as an ISO 9660 image; xorriso makes the same bytes of the same content. It may hold secrets: nobody but its owner and the hypervisor,
  * whom libvirt lets in, can read it. One that is there already with that content stays.
  * @param o.path absolute, in the VM's folder; @param o.instance_id of the VM, e.g. its uuid; @param o.macs of all cards
  * @throws {VmError} vm-invalid, storage
