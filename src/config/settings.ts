@@ -51,7 +51,7 @@ const set = <T>(
   ...more,
 })
 const live = { reload: true } as const
-const vmLater = { later: 'defining VMs in libvirt' } as const
+const poolLater = { later: 'importing disks into a storage pool' } as const
 const noteLater = { later: 'notifications' } as const
 
 /**
@@ -317,7 +317,7 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
     live,
   ),
 
-  'libvirt.enabled': set(bool, false, 'Define a VM on the converted disk.', vmLater),
+  'libvirt.enabled': set(bool, false, 'Define a VM on the converted disks, when the manifest does not say.', live),
   'libvirt.uri': set(text, 'qemu:///system', 'Which libvirt.'),
   'libvirt.bridge': set(
     text,
@@ -331,8 +331,8 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
     'Networks at the source → libvirt networks, or "bridge:NAME": {"VM Network": "default", "DMZ": "bridge:br1"}.',
     live,
   ),
-  'libvirt.pool': set(text, 'default', 'Storage pool.', vmLater),
-  'libvirt.autostart': set(bool, false, 'Start defined VMs with the host.', vmLater),
+  'libvirt.pool': set(text, 'default', 'Storage pool for disks of VMs, which lie in folders of their own.', poolLater),
+  'libvirt.autostart': set(bool, false, 'Start defined VMs with the host, when the manifest does not say.', live),
   'libvirt.emit_domain_xml': set(bool, true, 'Write <name>.xml, the VM for libvirt, beside the disk.', live),
 
   'vm.dir': set<string>(

@@ -7,6 +7,7 @@ export { convertDisks } from './run.ts'
 export type {
   ConvertPlan,
   ConvertReport,
+  DefineReport,
   CopyPath,
   OutputFormat,
   StageWarning,

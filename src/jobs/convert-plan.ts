@@ -3,6 +3,7 @@ import type { ConvertPlan } from '../convert/index.ts'
 import { submitterOf } from '../images/index.ts'
 import { bootDiskIndex, type ConvertManifest } from '../manifest/index.ts'
 import { type ConvertSettings, settingsOf } from './convert-settings.ts'
+import { definePlan, wantsDefine } from './convert-define.ts'
 import { guestPlan } from './convert-fix.ts'
 import { vmWords } from './convert-vm.ts'
 import { COMMAND_LINE, type JobContext, JobError } from './types.ts'
@@ -19,7 +20,7 @@ export async function planConversion(
   c: JobContext<ConvertManifest>,
 ): Promise<{ plan: ConvertPlan } & PlanNotes> {
   const s = settingsOf(c.config)
-  const said: PlanNotes = { warnings: [...notDone(m), ...notVerified(m, c)], notes: [] }
+  const said: PlanNotes = { warnings: notVerified(m, c), notes: [] }
   const format = m.output?.format ?? s.format
   const boot = bootDiskIndex(m)
   if (m.output?.directory !== undefined || m.output?.filename !== undefined) {
@@ -30,7 +31,7 @@ export async function planConversion(
   if (m.pipeline?.convert?.compress_level !== undefined && m.pipeline.convert.compress_level > 0) {
     said.notes.push('pipeline.convert.compress_level is not used: qemu-img has no levels for qcow2.')
   }
-  const compress = wantsCompression(m, s, format, said)
+  const compress = wantsCompression(m, { ...s, define: wantsDefine(m, c) }, format, said)
   const plan: ConvertPlan = {
     name: c.answer,
     disks: m.disks.map((d) => ({
@@ -73,6 +74,7 @@ export async function planConversion(
     dry_run: m.options?.dry_run === true,
     vm: vmWords(m, c),
     ...guestPlan(m, c.config),
+    ...definePlan(m, c, said.warnings),
     ...(c.logsDir === undefined ? {} : { logs_dir: c.logsDir }),
   }
   return { plan, ...said }
@@ -82,10 +84,15 @@ export async function planConversion(
  * `compress` of the manifest, else its pipeline's, else the configuration's. hyperexport writes `true` whatever it was asked for, so beside a
  * libvirt definition it counts as auto: a compressed image is a slow disk for a running VM.
  */
-function wantsCompression(m: ConvertManifest, s: ConvertSettings, format: string, said: PlanNotes): boolean {
+function wantsCompression(
+  m: ConvertManifest,
+  s: ConvertSettings & { define: boolean },
+  format: string,
+  said: PlanNotes,
+): boolean {
   const piped = m.pipeline?.convert?.compress
   let want: unknown = m.compress ?? piped ?? s.compress
-  if (m.compress === undefined && piped === true && m.libvirt_integration?.enabled) {
+  if (m.compress === undefined && piped === true && s.define) {
     said.notes.push(
       'pipeline.convert.compress is taken as "auto", which means plain, because the job also defines the VM: a compressed image is a slow disk. "compress": true asks for it all the same.',
     )
@@ -99,19 +106,6 @@ function wantsCompression(m: ConvertManifest, s: ConvertSettings, format: string
     return false
   }
   return compress
-}
-
-function notDone(m: ConvertManifest): PlanNotes['warnings'] {
-  const out: PlanNotes['warnings'] = []
-  const skipped = (stage: string, what: string, next: string) =>
-    out.push({ stage, message: `stage-skipped: ${what} was asked for and is not done by this version. ${next}` })
-  if (m.libvirt_integration?.enabled)
-    skipped(
-      'libvirt_integration',
-      'Defining the VM in libvirt (libvirt_integration)',
-      'Define it by hand, e.g. with virt-install --import.',
-    )
-  return out
 }
 
 /** An archive brings sums of its own, and says so itself when it does not; a disk that was dropped or named by hand has nobody to state one. */

@@ -53,6 +53,7 @@ export function pipelineReport(
     ...(r.guest ? { guest: r.guest } : {}),
     ...(r.fix ? { fix: r.fix } : {}),
     ...(r.domain ? { domain: r.domain } : {}),
+    ...(r.define ? { define: r.define } : {}),
     phases: r.stages.map(({ name, duration_ms }) => ({ name, duration_ms })),
   }
 }

@@ -79,7 +79,7 @@ function outcome(plan: ConvertPlan, report: ConvertReport, warnings: StageWarnin
   const disks = `${report.disks.length} disk${report.disks.length === 1 ? '' : 's'}`
   const summary = report.dry_run
     ? `Dry run: ${disks} would be converted to ${plan.output.format}, about ${human(report.estimate.bytes)} in about ${Math.max(1, Math.round(report.estimate.time_ms / 1000))} s; ${human(report.estimate.free_bytes)} are free.`
-    : `Converted ${disks} to ${plan.output.format}${plan.output.compress ? ' (compressed)' : ''}, ${human(report.artifacts.reduce((n, a) => n + a.allocated_bytes, 0))} on disk.`
+    : `Converted ${disks} to ${plan.output.format}${plan.output.compress ? ' (compressed)' : ''}, ${human(report.artifacts.reduce((n, a) => n + a.allocated_bytes, 0))} on disk.${definedAs(report)}`
   return {
     summary,
     exit_code: 0,
@@ -98,11 +98,17 @@ function outcome(plan: ConvertPlan, report: ConvertReport, warnings: StageWarnin
     warnings: warnings.map((w) => ({ message: w.message, path: w.stage, severity: 'warning', stage: w.stage })),
     disks: report.disks,
     ...(report.domain ? { domain: report.domain } : {}),
+    ...(report.define ? { define: report.define } : {}),
     ...(report.fix ? { fix: report.fix } : {}),
     ...(report.guest ? { guest: report.guest } : {}),
     dry_run: report.dry_run,
     ...(report.dry_run ? { estimate: report.estimate } : {}),
   }
+}
+
+function definedAs({ define: d }: ConvertReport): string {
+  if (!d) return ''
+  return ` The VM "${d.name}" was defined${d.started ? ' and started' : d.running ? ', and runs' : ''}.`
 }
 
 /**

@@ -96,6 +96,31 @@ export const convert = z.looseObject({
   domain_xml: z.string().optional(),
 })
 
+export const defined = z
+  .looseObject({
+    domain_name: z.string().optional(),
+    name: z.string(),
+    uuid: z.guid(),
+    uri: z.string(),
+    defined: z.boolean().meta(says('False: an earlier attempt of the job had defined it, and it ran already.')),
+    started: z.boolean().meta(says('By this attempt.')),
+    running: z.boolean(),
+    autostart: z.boolean(),
+    type: z.enum(['kvm', 'qemu']),
+    disks: z.array(
+      z.looseObject({
+        disk_id: z.string(),
+        path: z.string(),
+        how: z
+          .enum(['link', 'clone', 'copy', 'there'])
+          .meta(says('How the VM came to it; there: by an earlier attempt.')),
+      }),
+    ),
+    kept: z.array(z.string()).meta(says('Disks of an earlier definition, which were left where they are.')),
+    snapshot: z.string().optional(),
+  })
+  .meta(says('The VM that was defined.'))
+
 export const validate = z.looseObject({
   disks_validated: whole,
   all_passed: z.boolean(),

@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import {
   convert,
+  defined,
   domain,
   fix,
   guest,
@@ -37,6 +38,7 @@ export const reportSchema = z
         fix: stage(fix).optional(),
         convert: stage(convert).optional(),
         validate: stage(validate).optional(),
+        libvirt_integration: stage(defined).optional(),
       }),
     }),
     artifacts: z.array(
@@ -89,5 +91,6 @@ export const reportSchema = z
     guest: guest.optional(),
     fix: fix.optional(),
     domain: domain.optional(),
+    define: defined.optional(),
   })
   .meta({ title: 'Report of a conversion' })

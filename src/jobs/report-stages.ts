@@ -25,12 +25,19 @@ const STAGES = {
   fix: ['fix', 'merge'],
   convert: ['copy', 'describe', 'collect'],
   validate: ['validate'],
+  libvirt_integration: ['define'],
 } as const
 
 /** `pipeline.stages` (contracts A3). Durations are the sums of a stage's steps. */
 export function reportStages(o: StageInput): Record<string, ReportStage> {
   const out: Record<string, ReportStage> = { load_manifest: { success: true, duration: 0, result: loaded(o) } }
-  const results = { inspect: inspected, fix: fixed, convert: converted, validate: validated }
+  const results = {
+    inspect: inspected,
+    fix: fixed,
+    convert: converted,
+    validate: validated,
+    libvirt_integration: defined,
+  }
   for (const [name, steps] of Object.entries(STAGES) as [keyof typeof STAGES, readonly string[]][]) {
     const ran = o.report.stages.filter((s) => steps.includes(s.name))
     if (ran.length === 0) continue
@@ -104,6 +111,11 @@ function converted({ report: r, dir }: StageInput): Record<string, unknown> {
     }),
     ...(r.domain ? { domain_xml: r.domain.path } : {}),
   }
+}
+
+/** `domain_name` is hyper2kvm's word. */
+function defined({ report: r }: StageInput): Record<string, unknown> {
+  return r.define ? { domain_name: r.define.name, ...r.define } : {}
 }
 
 function validated({ report: r, compare }: StageInput): Record<string, unknown> {

@@ -1,4 +1,9 @@
 /** VMs on libvirt: made, started, stopped, deleted, and what they are kept in order by (docs/vms.md). */
+export type { Drift, Orphan } from './drift.ts'
+export { orphanMemory } from './orphans.ts'
+export { reconcile, reconcileOne, type ReconcileOptions } from './reconcile.ts'
+export { type VmReport, type VmUsage, writeVmReport } from './report.ts'
+export type { DefineResult, DefineSpec } from './define.ts'
 export { openVms, type Vms, vmsDir } from './service.ts'
 export {
   type CloudInit,
@@ -6,7 +11,9 @@ export {
   type NicSpec,
   VmError,
   type VmHooks,
+  type VmPhase,
   type VmRecord,
   type VmResult,
   type VmSpec,
 } from './types.ts'
+export { usageOf } from './usage.ts'

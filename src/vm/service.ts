@@ -8,6 +8,7 @@ import type { Logger } from '../observe/index.ts'
 import type { VmParts } from './action.ts'
 import { type Admission, openAdmission } from './admission.ts'
 import { createVm } from './create.ts'
+import { type DefineResult, type DefineSpec, defineVm } from './define.ts'
 import { imagesDir, type ImageStore, openImages } from './images/index.ts'
 import { type LinkOptions, openLink, type VmLink } from './link.ts'
 import { openLocks } from './lock.ts'
@@ -41,6 +42,8 @@ export interface Vms extends AsyncDisposable {
   stop(order: VmOrder, name: string, o: StopOptions, hooks: VmHooks): Promise<VmResult>
   restart(order: VmOrder, name: string, o: StartOptions & StopOptions, hooks: VmHooks): Promise<VmResult>
   remove(order: VmOrder, name: string, o: RemoveOptions, hooks: VmHooks): Promise<VmResult>
+  /** the define step of a conversion */
+  define(order: VmOrder, spec: DefineSpec, hooks: VmHooks): Promise<DefineResult>
   /** as the registry has them */
   list(): Promise<VmRecord[]>
   readonly dir: string
@@ -93,6 +96,7 @@ export async function openVms(o: VmsOptions): Promise<Vms> {
     stop: (order, name, how, hooks) => stopVm(parts, order, name, how, hooks),
     restart: (order, name, how, hooks) => restartVm(parts, order, name, how, hooks),
     remove: (order, name, how, hooks) => removeVm(parts, order, name, how, hooks),
+    define: (order, spec, hooks) => defineVm(parts, order, spec, hooks),
     list: () => registry.all(),
     dir,
     registry,

@@ -174,18 +174,24 @@ export const convertManifest = z
       .optional(),
     libvirt_integration: z
       .looseObject({
-        enabled: z.boolean().optional(),
+        enabled: flag('Define the VM. Default: as the agent is configured (libvirt.enabled).'),
         define_domain: flag('Default true.'),
-        overwrite_domain: flag('Default false.'),
-        create_snapshot: z.boolean().optional(),
-        snapshot_name: z.string().optional(),
-        autostart: z.boolean().optional(),
-        auto_start: z.boolean().optional(),
-        import_to_pool: z.boolean().optional(),
+        overwrite_domain: flag(
+          'Whether a VM of ours that is there is defined anew. Default: one that a conversion made. A domain that is not ours is never replaced.',
+        ),
+        create_snapshot: flag('An internal snapshot in each qcow2 disk of the VM, before its first start.'),
+        snapshot_name: z
+          .string()
+          .regex(/^[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}$/, { error: 'must be letters, digits, spaces, "_", "." and "-"' })
+          .optional()
+          .meta({ description: 'Default "pre-first-boot".' }),
+        autostart: flag('Start it with the host. Default: as the agent is configured (libvirt.autostart).'),
+        auto_start: flag('Start it now. Default false.'),
+        import_to_pool: flag('Not done, with a warning: the VM runs on files in its own folder.'),
         pool_path: z.string().optional(),
-        vm_name: z.string().optional(),
-        copy_disks: flag('Default true.'),
-        overwrite_volumes: flag('Default false.'),
+        vm_name: answerName.optional().meta({ description: 'What the VM is called; default: as the answer files.' }),
+        copy_disks: flag('true: the VM gets disks of its own. Default: hard links to the finished ones.'),
+        overwrite_volumes: flag('Not done: no volume is imported.'),
       })
       .optional(),
     // Of newer hyper2kvm revisions: known so that they are not taken for typing errors, answered in `dialect.ts`.
