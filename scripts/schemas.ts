@@ -10,6 +10,7 @@ import { kinds } from '../src/manifest/index.ts'
 import { reportSchema } from '../src/jobs/report-schema.ts'
 import { errorSchema, eventSchema, leaseSchema, resultSchema, statusSchema } from '../src/spool/schema.ts'
 import { registrySchema } from '../src/vm/registry-schema.ts'
+import { vmReportSchema } from '../src/vm/report.ts'
 
 const read = (schema: z.ZodType) => ({ schema, io: 'input' as const })
 const written = (schema: z.ZodType) => ({ schema, io: 'output' as const })
@@ -25,6 +26,7 @@ const list: Record<string, { schema: z.ZodType; io: 'input' | 'output' }> = {
   lease: written(leaseSchema),
   event: written(eventSchema),
   vms: written(registrySchema),
+  'vm-report': written(vmReportSchema),
 }
 
 const folder = resolve(import.meta.dirname, '../schemas')

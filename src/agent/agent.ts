@@ -40,6 +40,7 @@ import { createScheduler, type Scheduler } from './scheduler.ts'
 import type { Agent } from './state.ts'
 import { type CurrentJob, fileType, openStats, type Stats } from './stats.ts'
 import { cleanupRound, heartbeatRound, publishRound, reapRound, spaceRound, tickRound } from './supervise.ts'
+import { type AgentVms, createAgentVms } from './vms.ts'
 import { waitingRound } from './waiting.ts'
 
 export interface AgentOptions {
@@ -131,12 +132,13 @@ async function live(
 ): Promise<number> {
   let scheduler: Scheduler | undefined
   let kickIntake = (): void => {}
+  let vms: AgentVms | undefined
   const status = createStatusWriter(spool, (job, error) => log.warn('status.failed', { job, error }))
   const events = createEvents(spool, (error) => log.warn('events.failed', { error }))
   const a: Agent = {
     spool,
     log,
-    metrics: createMetrics(() => gaugesOf(a, () => scheduler)),
+    metrics: createMetrics(async () => [...gaugesOf(a, () => scheduler), ...(await a.vms.gauges())]),
     events,
     batches: createBatches(spool, () => kickIntake()),
     dependencies: o.worker
@@ -146,6 +148,10 @@ async function live(
           dependencyEvents(() => a, status),
         ),
     held: heldNames(),
+    get vms() {
+      vms ??= createAgentVms(a, place?.dir ?? runtimeDir(config.runtime_dir, spool.layout.instance))
+      return vms
+    },
     started: new Date(),
     worker: o.worker === true,
     version: o.version,
@@ -248,11 +254,13 @@ async function live(
   })
 
   manager.ready()
+  a.vms.begin()
 
   await ending.over
   await watcher?.close()
   await Promise.all(loops.map((l) => l.stop()))
   await sched.idle()
+  await a.vms.close()
   await publishCommitted(spool, {
     onError: (name, error) => log.error('publish.failed', { job: name.id, error }),
   }).catch((error) => log.error('publish.failed', { error }))

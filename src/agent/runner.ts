@@ -20,6 +20,7 @@ import type { StatusWriter } from './job-status.ts'
 import { keeping, keptFor } from './kept.ts'
 import { progressMeter } from './progress.ts'
 import { endSeries, makeNextRun, nextOfUnrun } from './repeat.ts'
+import { resultOf } from './result-of.ts'
 import type { Agent, RunningJob } from './state.ts'
 import { claimStatus, iso } from './status-fields.ts'
 import { type Failure, judge } from './verdict.ts'
@@ -223,6 +224,9 @@ async function handle(
       show(newPhase ? undefined : 'progress')
     },
     ...(record.kind === 'batch' ? { family: a.batches.familyOf(claim, signal, () => job.aborted) } : {}),
+    vms: () => a.vms.service(),
+    resultOf: (ref) => resultOf(a.spool, ref, name.id),
+    owned: async () => !a.fenced && job.aborted?.kind !== 'fenced' && (await stillClaimed(a.spool, claim)),
     ...(record.payload ? { payloadDir: join(a.spool.layout.payload, record.id) } : {}),
   }
   a.metrics.observe('vmspool_job_wait_seconds', Math.max(0, (Date.now() - Date.parse(record.drop.at)) / 1000), {
@@ -400,6 +404,16 @@ async function leaving<T>(a: Agent, move: () => Promise<T>): Promise<T> {
       await sleep(wait)
       if (a.fenced) throw e
     }
+  }
+}
+
+/** Whether the job still is this attempt's: the folder says so, not memory. */
+async function stillClaimed(s: Agent['spool'], claim: Claim): Promise<boolean> {
+  try {
+    return (await s.fs.readdirFresh(join(s.layout.claimed, claim.owner))).includes(claim.name.file)
+  } catch (e) {
+    if (errno(e) === 'ENOENT') return false
+    throw e
   }
 }
 

@@ -7,6 +7,7 @@ import type { Batches } from './batches.ts'
 import type { Dependencies } from './dependencies.ts'
 import type { Events } from './events.ts'
 import type { LoopHealth } from './loop.ts'
+import type { AgentVms } from './vms.ts'
 
 export interface RunningJob {
   name: JobName
@@ -31,6 +32,7 @@ export interface Agent {
   /** of the main agent: the jobs that come after others */
   readonly dependencies: Dependencies | undefined
   readonly held: HeldNames
+  readonly vms: AgentVms
   readonly started: Date
   readonly worker: boolean
   readonly version: string

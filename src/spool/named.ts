@@ -4,6 +4,7 @@ import { intakeFolders } from './accept.ts'
 import { namesIn } from './moves.ts'
 import { laneFolder, laneOf, OUTCOMES, type Outcome, parseJobName } from './names.ts'
 import type { Spool } from './spool.ts'
+import { readLane } from './ticket.ts'
 
 export interface NamedJob {
   id: string
@@ -69,6 +70,11 @@ export async function oldestUnaccepted(s: Spool): Promise<string | undefined> {
     }
     if ((await intakeFolders(s, s.layout.intake)).join() === before.join()) return oldest
   }
+}
+
+/** The jobs of an answer name's key that are accepted and not over, in the order of acceptance. Costs one listing. */
+export async function unfinishedOf(s: Spool, key: string): Promise<string[]> {
+  return (await readLane(s, key, true)).map((t) => t.id)
 }
 
 /** The lanes that have more than one job, each as ids in the order of acceptance. */

@@ -34,6 +34,8 @@ export interface Judgement {
   drift: Drift[]
   /** it should run, and nothing else will start it */
   start: boolean
+  /** when it may be started again, ms since 1970 */
+  due?: number
   /** what was decided, for the log */
   notes: string[]
 }
@@ -166,7 +168,7 @@ function startOrNot(record: VmRecord, s: Sight, drift: Drift[], notes: string[])
       kind: 'not-running',
       message: `The VM "${record.name}" should run and died soon after it was started (${done} times); it is started again at ${new Date(due).toISOString()}.`,
     })
-    return { record, drift, start: false, notes }
+    return { record, drift, start: false, due, notes }
   }
   return { record, drift, start: true, notes }
 }

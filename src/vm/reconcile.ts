@@ -7,7 +7,7 @@ import { uuidOfVm } from '../domain/index.ts'
 import type { Session } from '../libvirt/index.ts'
 import type { Drift, Orphan } from './drift.ts'
 import { lookAtDomain, lookAtDomains, missingFiles, type SeenDomain } from './look.ts'
-import { applied, filesOf, type Judgement, judge, type Sight, withStart } from './observe.ts'
+import { applied, filesOf, type Judgement, judge, withStart } from './observe.ts'
 import { findOrphans } from './orphans.ts'
 import type { Registry } from './registry.ts'
 import { adoptGhost, recoverRegistry } from './registry-recover.ts'
@@ -44,9 +44,16 @@ export interface Reconciled {
   orphans: Orphan[]
   /** found again after the registry was lost */
   recovered: string[]
+  /** when one of them may be started again, ms since 1970 */
+  due?: number
 }
 
-type Common = Pick<Sight, 'at' | 'boot_id' | 'host_stops'>
+interface Common {
+  at: string
+  boot_id: string
+  /** asked once for a pass, and only when it matters */
+  hostStops(): Promise<boolean>
+}
 
 /** Everything: on start, after each (re)connect, and now and then. */
 export async function reconcile(o: ReconcileOptions): Promise<Reconciled> {
@@ -61,7 +68,7 @@ export async function reconcile(o: ReconcileOptions): Promise<Reconciled> {
 
   const byUuid = new Map(all.map((d) => [d.domain.uuid, d]))
   const byName = new Map(all.map((d) => [d.domain.name, d]))
-  const common = await commonSight(o)
+  const common = commonSight(o)
   const judged: [VmRecord, Judgement][] = []
   const records = await registry.all()
   for (const r of records) {
@@ -74,7 +81,15 @@ export async function reconcile(o: ReconcileOptions): Promise<Reconciled> {
   for (const r of records) if (!known.has(r.name) && (await o.jobs.busy(r.name))) known.add(r.name)
   const found = await findOrphans(registry, o.dir, ours, known)
   const orphans = o.remember(await withoutBusy(found, o.jobs.busy), common.at)
-  return { at: common.at, drift: driftOf(judged, orphans), toStart, orphans, recovered }
+  const due = Math.min(...judged.map(([, j]) => j.due ?? Number.POSITIVE_INFINITY))
+  return {
+    at: common.at,
+    drift: driftOf(judged, orphans),
+    toStart,
+    orphans,
+    recovered,
+    ...(due < Number.POSITIVE_INFINITY ? { due } : {}),
+  }
 }
 
 /** One VM, after an event of its domain. @returns undefined when the registry has none with this uuid */
@@ -90,14 +105,16 @@ export async function reconcileOne(
     const other = await o.session.query.domains.byName(r.name, { signal: o.signal })
     named = other && (await lookAtDomain(o.session, other.uuid, o.signal))
   }
-  const common = await commonSight(o)
+  const common = commonSight(o)
   const judged: [VmRecord, Judgement][] = [[r, await judgeOne(o, common, r, domain, named)]]
   const toStart = await write(o, judged, common.at)
   return { name: r.name, drift: driftOf(judged, []), toStart }
 }
 
-async function commonSight(o: ReconcileOptions): Promise<Common> {
-  return { at: new Date().toISOString(), boot_id: o.boot_id, host_stops: (await o.hostStops?.()) ?? false }
+function commonSight(o: ReconcileOptions): Common {
+  let stops: Promise<boolean> | undefined
+  const hostStops = (): Promise<boolean> => (stops ??= o.hostStops?.() ?? Promise.resolve(false))
+  return { at: new Date().toISOString(), boot_id: o.boot_id, hostStops }
 }
 
 /** Ours carry our instance and folder. A domain with our uuid alone may be of another spool whose instance has the same name. */
@@ -124,8 +141,11 @@ async function judgeOne(
   }
   const mine = domain && (isMine(domain, o) || ghost) ? domain : undefined
   const foreign = mine ? undefined : (domain ?? byName)
+  const off = mine !== undefined && mine.state.state === 'shutoff' && r.desired === 'running'
   return judge(r, {
-    ...common,
+    at: common.at,
+    boot_id: common.boot_id,
+    host_stops: off && (await common.hostStops()),
     domain: mine && { name: mine.domain.name, state: mine.state },
     ...(foreign ? { foreign: { uuid: foreign.domain.uuid } } : {}),
     missing_files: await missingFiles(filesOf(r)),

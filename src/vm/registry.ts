@@ -195,6 +195,12 @@ export async function openRegistry(o: RegistryOptions): Promise<Registry> {
     all: async () => structuredClone([...(await content()).vms.values()]),
     async update(name, f) {
       let after: VmRecord | undefined
+      if (isReserved(name)) {
+        throw new VmError(`A VM cannot be called "${name}": the registry of VMs has files of that name.`, {
+          code: 'vm-invalid',
+          hint: 'Choose another name.',
+        })
+      }
       await write((c) => {
         const before = c.vms.get(name)
         after = f(structuredClone(before))
@@ -229,6 +235,9 @@ export async function openRegistry(o: RegistryOptions): Promise<Registry> {
   await content()
   return registry
 }
+
+/** names of files beside the folders of the VMs */
+const isReserved = (name: string): boolean => /^vms(?:@.*)?\.json/.test(name)
 
 /** @returns whether the entry is another one now */
 function place(c: RegistryContent, name: string, before: VmRecord | undefined, after: VmRecord | undefined): boolean {

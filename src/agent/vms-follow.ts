@@ -1,0 +1,268 @@
+/**
+ * What the main agent does about VMs without being asked: it follows libvirt's events, compares registry, libvirt and files after each
+ * (re)connect and now and then, starts by a job what should run, and writes down what it saw. One thing after the other, so that two looks at
+ * one VM cannot cross.
+ */
+import { existsSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { join } from 'node:path'
+import type { Session } from '../libvirt/index.ts'
+import { vmSuffix } from '../manifest/safe-name.ts'
+import { bootId, runGroup } from '../process/index.ts'
+import { drop, FINAL_STATES, keyOf, locate, unfinishedOf } from '../spool/index.ts'
+import {
+  type Drift,
+  type Orphan,
+  orphanMemory,
+  reconcile,
+  reconcileOne,
+  type ReconcileOptions,
+  usageOf,
+  type VmRecord,
+  type VmReport,
+  type Vms,
+  type VmUsage,
+  writeVmReport,
+} from '../vm/index.ts'
+import type { Agent } from './state.ts'
+
+export interface VmFollower {
+  seen(): { drift: Drift[]; orphans: Orphan[]; seen_at?: string | undefined }
+  close(): Promise<void>
+}
+
+/** Everything is compared so often, in ms, also when libvirt says that nothing happened. */
+const PASS_MS = 60_000
+/** After a pass that failed. */
+const AGAIN_MS = 5_000
+/** Events that come together are looked at together. */
+const DEBOUNCE_MS = 30
+/** More VMs than this at once: everything is compared. */
+const MANY = 32
+/** A drop has become a job after so long, or it waits in the queue where it is seen. */
+const DROPPED_MS = 15_000
+
+export function followVms(a: Agent, vms: Vms): VmFollower {
+  const closing = new AbortController()
+  const { signal } = closing
+  const remember = orphanMemory()
+  let drift: (Drift & { since: string })[] = []
+  let orphans: Orphan[] = []
+  let seen_at: string | undefined
+  let usage: Record<string, VmUsage> = {}
+  let written = ''
+  const dropped = new Map<string, { file: string; at: number }>()
+
+  const report = async (): Promise<void> => {
+    const { state, since, reason } = vms.link.health()
+    const content: Omit<VmReport, 'at'> = {
+      schema: 1,
+      ...(seen_at ? { seen_at } : {}),
+      instance: vms.registry.instance,
+      host: vms.registry.host,
+      libvirt: { uri: vms.link.uri, state, since, ...(reason ? { reason } : {}) },
+      drift,
+      orphans,
+      problems: vms.registry.problems(),
+      usage,
+    }
+    const text = JSON.stringify(content)
+    if (text === written) return
+    await writeVmReport(vms.registry.path, { ...content, at: new Date().toISOString() })
+    written = text
+  }
+  const tryReport = (): Promise<void> => report().catch((error) => a.log.warn('vm.report-failed', { error }))
+  const stopWatching = vms.link.onChange(() => void tryReport())
+
+  /** What is new is logged; what goes on is shown since when it was first seen. */
+  const note = (found: readonly Drift[], of?: string): void => {
+    const before = new Map(drift.map((d) => [`${d.kind} ${d.name} ${d.message}`, d]))
+    const at = new Date().toISOString()
+    const now = found.map((d) => {
+      const known = before.get(`${d.kind} ${d.name} ${d.message}`)
+      if (!known) a.log.warn('vm.drift', { name: d.name, kind: d.kind, message: d.message })
+      return known ?? { ...d, since: at }
+    })
+    drift = of === undefined ? now : [...drift.filter((d) => d.name !== of || d.kind.startsWith('orphan-')), ...now]
+  }
+
+  const busy = async (name: string): Promise<boolean> => {
+    const last = dropped.get(name)
+    if (last && (performance.now() - last.at < DROPPED_MS || existsSync(join(a.spool.layout.queue, last.file))))
+      return true
+    dropped.delete(name)
+    return (await unfinishedOf(a.spool, keyOf(vmAnswer(name)))).length > 0
+  }
+  const over = async (id: string, name: string): Promise<boolean> => {
+    if (a.running.has(id) || a.inFlight.has(id)) return false
+    if ((await unfinishedOf(a.spool, keyOf(vmAnswer(name)))).includes(id)) return false
+    // between two folders it is in neither: looked for twice
+    for (let round = 0; round < 2; round++) {
+      const found = (await locate(a.spool, new Set([id]))).get(id)
+      if (found) return FINAL_STATES.has(found.state)
+    }
+    return true
+  }
+
+  const options = (session: Session): ReconcileOptions => ({
+    registry: vms.registry,
+    session,
+    dir: vms.dir,
+    uri: vms.link.uri,
+    boot_id: bootId(),
+    hostStops,
+    jobs: { busy, over },
+    remember,
+    signal,
+    log: (level, event, fields) => a.log[level](event, fields),
+  })
+
+  const start = async (records: readonly VmRecord[]): Promise<void> => {
+    for (const r of records) {
+      // It waits for nothing but its turn, and is not repeated: when it fails, or the VM dies, the next look decides.
+      const manifest = {
+        kind: 'vm',
+        action: 'start',
+        name: r.name,
+        hosts: [hostname()],
+        labels: { by: 'reconcile' },
+        wait_for_address: false,
+        retry: { max_attempts: 0 },
+      }
+      const file = await drop(a.spool, Buffer.from(JSON.stringify(manifest)), `start-${r.name}.json`)
+      dropped.set(r.name, { file, at: performance.now() })
+      a.log.info('vm.starting', {
+        name: r.name,
+        why: `it should run and does not (${r.state_reason})`,
+        times: r.starts?.count,
+      })
+    }
+  }
+
+  /** Nothing is decided by an agent that is about to go: what stops now may stop because the host does. */
+  const idle = (): boolean => a.draining || a.fenced
+
+  const pass = async (session: Session): Promise<number> => {
+    const r = await reconcile(options(session))
+    note(r.drift)
+    orphans = r.orphans
+    seen_at = r.at
+    await start(r.toStart)
+    usage = await usageOf(session, await vms.registry.all(), usage, signal)
+    await report()
+    // a leftover is told from something that is being made by a second look
+    const soon = orphans.some((o) => o.passes < 2) ? 10_000 : PASS_MS
+    return Math.min(soon, r.due === undefined ? PASS_MS : Math.max(200, r.due - Date.now()))
+  }
+
+  const event = async (session: Session, uuid: string): Promise<void> => {
+    const r = await reconcileOne(options(session), uuid)
+    if (!r) return
+    note(r.drift, r.name)
+    await start(r.toStart)
+    await report()
+  }
+
+  /** One session: until libvirt is lost, or we close. */
+  const spell = async (session: Session): Promise<void> => {
+    const pending = new Set<string>()
+    let over = false
+    let wake = (): void => {}
+    const wait = (ms: number): Promise<void> =>
+      new Promise((resolve) => {
+        const timer = setTimeout(resolve, ms)
+        wake = () => {
+          clearTimeout(timer)
+          resolve()
+        }
+        if (over || signal.aborted) wake()
+      })
+    const stop = (): void => wake()
+    signal.addEventListener('abort', stop)
+    const reading = (async () => {
+      for await (const e of session.events) {
+        if (e.kind !== 'lifecycle') continue
+        pending.add(e.domain.uuid)
+        wake()
+      }
+    })()
+      // too many at once: a new session lists everything anew
+      .catch((error) => {
+        a.log.warn('vm.events-lost', { error })
+        return session.query.close()
+      })
+      .finally(() => {
+        over = true
+        wake()
+      })
+    void session.ended.then(() => {
+      over = true
+      wake()
+    })
+    let due = 0
+    try {
+      while (!over && !signal.aborted) {
+        try {
+          if (idle()) due = performance.now() + AGAIN_MS
+          else if (performance.now() >= due || pending.size > MANY) {
+            pending.clear()
+            due = performance.now() + (await pass(session))
+          } else {
+            for (const uuid of [...pending]) {
+              pending.delete(uuid)
+              await event(session, uuid)
+            }
+          }
+        } catch (error) {
+          if (over || signal.aborted) break
+          a.log.warn('vm.reconcile-failed', { error })
+          due = performance.now() + AGAIN_MS
+        }
+        if (pending.size === 0) await wait(Math.max(0, due - performance.now()))
+        if (pending.size > 0 && !over) await new Promise((resolve) => setTimeout(resolve, DEBOUNCE_MS))
+      }
+    } finally {
+      signal.removeEventListener('abort', stop)
+      if (signal.aborted) await session.events.close().catch(() => {})
+      else await reading
+    }
+  }
+
+  const following = (async () => {
+    await tryReport()
+    for await (const session of vms.link.sessions()) {
+      if (signal.aborted) return
+      await spell(session)
+      if (signal.aborted) return
+    }
+  })().catch((error) => a.log.error('vm.follow-failed', { error }))
+
+  return {
+    seen: () => ({ drift, orphans, seen_at }),
+    async close() {
+      stopWatching()
+      closing.abort(new Error('The agent is ending.'))
+      await Promise.race([following, vms.link[Symbol.asyncDispose]().then(() => following)])
+    },
+  }
+}
+
+/** What the answer of a VM's jobs is called. */
+const vmAnswer = (name: string): string => `${name}${vmSuffix}`
+
+/** Under systemd, whether the host is going down: it asks the guests to stop, or stops them. */
+async function hostStops(): Promise<boolean> {
+  if (!existsSync('/run/systemd/system')) return false
+  let said = ''
+  try {
+    await runGroup(['systemctl', 'is-system-running'], {
+      onStdout: (chunk) => {
+        said += chunk.toString()
+      },
+      signal: AbortSignal.timeout(5_000),
+    })
+  } catch {
+    return false
+  }
+  return said.trim() === 'stopping'
+}

@@ -1,0 +1,145 @@
+/**
+ * The VM service of an agent process: opened by the first job that needs it, by the main agent also when there are VMs or libvirt is wanted. It
+ * never holds up the agent's start: while libvirt is away the jobs of VMs wait, and nothing else notices.
+ */
+import { existsSync, mkdirSync, rmdirSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { dirname, join } from 'node:path'
+import type { GaugeSample } from '../observe/index.ts'
+import type { Vms } from '../vm/index.ts'
+import type { Agent } from './state.ts'
+import type { VmFollower } from './vms-follow.ts'
+
+export interface AgentVms {
+  /** of an agent that is ready: opens it when there is something to look after */
+  begin(): void
+  /** opens it when it is not open. @throws VmError when the folder of the VMs cannot be used; asked again it tries again */
+  service(): Promise<Vms>
+  /** once it is open */
+  opened(): Vms | undefined
+  /** for the control socket; undefined while it is not open */
+  status(): Promise<Record<string, unknown> | undefined>
+  gauges(): Promise<GaugeSample[]>
+  close(): Promise<void>
+}
+
+/** @param runtime a folder of this instance on this host, for locks */
+export function createAgentVms(a: Agent, runtime: string): AgentVms {
+  const dir = a.config.vm.dir ?? a.spool.layout.vms
+  const locks = join(runtime, 'vm-locks')
+  let opening: Promise<Vms> | undefined
+  let vms: Vms | undefined
+  let follower: VmFollower | undefined
+  let closed = false
+
+  const open = async (): Promise<Vms> => {
+    // most agents never need it, and it is large
+    const { openVms } = await import('../vm/index.ts')
+    const made = await openVms({
+      instance: a.spool.layout.instance,
+      host: hostname(),
+      dir,
+      runtimeDir: runtime,
+      promisesDir: promisesDir(runtime),
+      config: () => a.config,
+      log: a.log,
+    })
+    vms = made
+    if (!a.worker) {
+      const { followVms } = await import('./vms-follow.ts')
+      follower = followVms(a, made)
+    }
+    a.log.info('vm.opened', { dir, uri: made.link.uri, registry: made.registry.path })
+    return made
+  }
+  const service = (): Promise<Vms> => {
+    if (closed) return Promise.reject(new Error('The VM service of this agent is closed.'))
+    opening ??= open().catch((error) => {
+      opening = undefined
+      throw error
+    })
+    return opening
+  }
+  return {
+    begin() {
+      const there = ['vms.json', `vms@${hostname()}.json`].some((f) =>
+        [f, `${f}.bak`].some((g) => existsSync(join(dir, g))),
+      )
+      if (a.worker || !(a.config.libvirt.enabled || there)) return
+      service().catch((error) => a.log.error('vm.not-opened', { dir, error }))
+    },
+    service,
+    opened: () => vms,
+    async status() {
+      if (!vms) return undefined
+      const states = await countStates(vms)
+      const seen = follower?.seen()
+      return {
+        dir,
+        states,
+        ...(seen ? { drift: seen.drift.length, orphans: seen.orphans.length, seen_at: seen.seen_at } : {}),
+        problems: vms.registry.problems().map((p) => p.message),
+      }
+    },
+    async gauges() {
+      if (!vms) return []
+      const states = Object.entries(await countStates(vms)).map(([state, value]) => ({ labels: { state }, value }))
+      const seen = follower?.seen()
+      const one = (name: string, help: string, value: number): GaugeSample => ({ name, help, values: [{ value }] })
+      return [
+        { name: 'vmspool_vms', help: 'VMs of this instance on this host, by state', values: states },
+        ...(seen
+          ? [
+              one(
+                'vmspool_vm_drift',
+                'Differences between the registry of VMs, libvirt and the files',
+                seen.drift.length,
+              ),
+              one(
+                'vmspool_vm_orphans',
+                'Domains and folders of this instance that no registry names',
+                seen.orphans.length,
+              ),
+            ]
+          : []),
+        one(
+          'vmspool_vm_registry_problems',
+          'Times that the registry of VMs was damaged since the start',
+          vms.registry.problems().length,
+        ),
+      ]
+    },
+    async close() {
+      closed = true
+      await opening?.catch(() => {})
+      await follower?.close()
+      await vms?.[Symbol.asyncDispose]()
+      try {
+        rmdirSync(locks)
+      } catch {
+        // never made, or another agent of this instance uses it
+      }
+    },
+  }
+}
+
+async function countStates(vms: Vms): Promise<Record<string, number>> {
+  const states: Record<string, number> = { running: 0, stopped: 0, paused: 0, error: 0, missing: 0, unknown: 0 }
+  try {
+    for (const r of await vms.registry.all()) states[r.state] = (states[r.state] ?? 0) + 1
+  } catch {
+    // said in the log by whoever needs it
+  }
+  return states
+}
+
+/** What VMs under way will take of the host is promised to all of its instances, so beside their runtime folders where that may be. */
+function promisesDir(runtime: string): string {
+  const shared = join(dirname(runtime), 'vm-promises')
+  try {
+    mkdirSync(shared, { recursive: true, mode: 0o770 })
+    return shared
+  } catch {
+    return join(runtime, 'vm-promises')
+  }
+}
