@@ -32,8 +32,17 @@ function optionsOf(a: Agent): IntakeOptions {
     },
     // The image room pulls in an XML reader, which an idle agent does not need.
     inspectDrop: async (path) => (await import('../images/index.ts')).inspectDroppedDisk(path),
-    inUse: async (path) => (await import('../images/in-use.ts')).imageInUse(path),
+    inUse: (path) => inUse(a, path),
   }
+}
+
+/** A VM that runs on another name of the same file keeps it, whatever becomes of this one. */
+async function inUse(a: Agent, path: string): Promise<string | undefined> {
+  const user = await (await import('../images/in-use.ts')).imageInUse(path)
+  if (user === undefined) return undefined
+  const { diskOwner, vmsDir } = await import('../vm/index.ts')
+  const owner = await diskOwner(vmsDir(a.config, a.spool.layout.output), path).catch(() => undefined)
+  return owner === undefined ? user : undefined
 }
 
 export function intakeRound(a: Agent, scheduler: Scheduler, status: StatusWriter): () => Promise<number | undefined> {
