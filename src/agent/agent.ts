@@ -187,7 +187,7 @@ async function live(
   })
   const reload = async (): Promise<string> => reloadConfig(a, how, sched, manager)
   const stopListening = onSignals(a, ending, stats, reload)
-  const sockets = await listen(a, place, stats, reload, ending, config)
+  const sockets = await listen(a, place, sched, stats, reload, ending, config)
   a.paused = await isPaused(spool) // before anything could start
   a.plan = await makePlan(spool)
 
@@ -385,13 +385,14 @@ function takeConfig(a: Agent, how: Parameters<typeof loadConfig>[0], scheduler: 
 async function listen(
   a: Agent,
   place: Place | undefined,
+  scheduler: Scheduler,
   stats: Stats,
   reload: () => Promise<string>,
   ending: Ending,
   config: Config,
 ): Promise<{ control?: ControlSocket; close(): Promise<void> }> {
   const source = {
-    health: () => healthOf(a),
+    health: () => healthOf(a, scheduler.libvirt),
     ready: () => ({
       ready: a.plan !== undefined && !a.fenced && !a.draining,
       ...(a.draining ? { reason: 'draining' } : {}),
@@ -409,7 +410,7 @@ async function listen(
   const control = await openControlSocket({
     dir: place.dir,
     link: join(a.spool.layout.daemon, 'control.sock'),
-    commands: controlCommands(a, { stats, drain, reload }),
+    commands: controlCommands(a, { stats, libvirt: scheduler.libvirt, drain, reload }),
     onRequest: (command) => a.metrics.inc('vmspool_control_requests_total', { command }),
     onChange: (command, peer) => a.log.info('control.request', { command, peer }),
     onError: (error) => a.log.warn('control.error', { error }),

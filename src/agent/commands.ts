@@ -1,11 +1,13 @@
 /** What the control socket understands: the commands of the hyper2kvm daemon (contract A6) with its replies, and `reload`. */
 import { setPaused } from '../spool/index.ts'
 import type { ControlCommand, ControlReply } from './control-socket.ts'
+import type { LibvirtGate } from './libvirt-gate.ts'
 import { heldBecause, type Agent } from './state.ts'
 import { shortenStats, type Stats, type StatsSnapshot } from './stats.ts'
 
 export interface CommandTargets {
   stats: Stats
+  libvirt: LibvirtGate
   drain(why: string): void
   reload(): Promise<string>
 }
@@ -24,7 +26,7 @@ export function controlCommands(a: Agent, t: CommandTargets): ReadonlyMap<string
     [
       'status',
       {
-        run: () => ({
+        run: async () => ({
           status: 'ok',
           paused: a.paused,
           draining: a.draining,
@@ -35,6 +37,8 @@ export function controlCommands(a: Agent, t: CommandTargets): ReadonlyMap<string
           running: a.running.size,
           queued: a.plan?.size ?? 0,
           ...(heldBecause(a) === undefined ? {} : { held_because: heldBecause(a) }),
+          ...libvirtOf(t.libvirt),
+          ...(await vmsOf(a)),
         }),
       },
     ],
@@ -68,4 +72,21 @@ export function controlCommands(a: Agent, t: CommandTargets): ReadonlyMap<string
     ],
     ['reload', { changes: true, run: async () => say(await t.reload()) }],
   ])
+}
+
+/** The old client reads 4 KiB of a reply. */
+const MOST_TEXT = 600
+
+function libvirtOf(gate: LibvirtGate): { libvirt?: Record<string, unknown> } {
+  const h = gate.health()
+  if (!h) return {}
+  const { totals: _, reason, ...rest } = h
+  return { libvirt: { ...rest, ...(reason === undefined ? {} : { reason: reason.slice(0, MOST_TEXT) }) } }
+}
+
+async function vmsOf(a: Agent): Promise<{ vms?: Record<string, unknown> }> {
+  const vms = await a.vms.status()
+  if (!vms) return {}
+  const { problems, ...rest } = vms
+  return { vms: { ...rest, problems: Array.isArray(problems) ? problems.length : 0 } }
 }

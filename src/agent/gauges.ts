@@ -1,5 +1,6 @@
 /** What is read at a scrape, and the health report. */
 import type { GaugeSample, HealthReport } from '../observe/index.ts'
+import { LIBVIRT, type LibvirtGate } from './libvirt-gate.ts'
 import type { Scheduler } from './scheduler.ts'
 import { type Agent, heldBecause } from './state.ts'
 
@@ -15,13 +16,15 @@ export function gaugesOf(a: Agent, scheduler: () => Scheduler | undefined): Gaug
     one('vmspool_disk_full', '1 while a full disk holds the queue', a.diskFull ? 1 : 0),
     one('vmspool_loops_failing', 'Loops whose last round failed', a.loops.filter((l) => l.failures > 0).length),
     one('vmspool_start_time_seconds', 'When the agent started, since 1970', a.started.getTime() / 1000),
+    ...(scheduler()?.libvirt.gauges() ?? []),
   ]
 }
 
-export function healthOf(a: Agent): HealthReport {
+export function healthOf(a: Agent, gate: LibvirtGate): HealthReport {
   const failing = a.loops.filter((l) => l.failures > 0)
   const live = liveness(a)
   const stalled = stalledFor(a)
+  const libvirt = gate.health()
   const reason =
     live.reason ??
     (stalled === undefined
@@ -34,14 +37,16 @@ export function healthOf(a: Agent): HealthReport {
     instance: a.spool.layout.instance,
     timestamp: new Date().toISOString(),
     uptime_seconds: Math.round((Date.now() - a.started.getTime()) / 1000),
-    checks: Object.fromEntries(
-      a.loops.map((l) => [
+    // libvirt's absence holds up VM jobs alone: it is told, and this agent is well
+    checks: Object.fromEntries([
+      ...a.loops.map((l) => [
         l.name,
         l.failures === 0
           ? { status: 'up' }
           : { status: 'down', message: l.error, since: l.since, failures: l.failures },
       ]),
-    ),
+      ...(libvirt ? [['libvirt', libvirtCheck(libvirt)]] : []),
+    ]),
     running: a.running.size,
     queued: a.plan?.size ?? 0,
     ...(heldBecause(a) === undefined ? {} : { held_because: heldBecause(a) }),
@@ -49,11 +54,27 @@ export function healthOf(a: Agent): HealthReport {
   }
 }
 
+function libvirtCheck(h: NonNullable<ReturnType<LibvirtGate['health']>>): Record<string, unknown> {
+  const { state, since, reason, failures, next_try, jobs_waiting } = h
+  return state === 'connected'
+    ? { status: 'up', since }
+    : {
+        status: 'down',
+        breaker: state === 'open' ? 'open' : 'closed',
+        since,
+        failures,
+        jobs_waiting,
+        ...(reason === undefined ? {} : { message: reason }),
+        ...(next_try === undefined ? {} : { next_try }),
+      }
+}
+
 /** Work waits, nobody holds it up on purpose, and nothing has moved for `health.stalled_after`: for how long, in ms. */
 function stalledFor(a: Agent): number | undefined {
   const after = a.config.health.stalled_after
   const silent = performance.now() - a.lastMove
-  const waits = (a.plan?.size ?? 0) > 0 && !a.paused && !a.draining
+  // who waits for libvirt is held up on purpose
+  const waits = (a.plan?.size ?? 0) > (a.plan?.parkedIn(LIBVIRT) ?? 0) && !a.paused && !a.draining
   return after > 0 && waits && silent > after ? silent : undefined
 }
 

@@ -37,6 +37,8 @@ export interface RunnerDeps {
   status: StatusWriter
   /** what the publisher reports of jobs that ended here */
   finished: Map<string, Finished>
+  /** from the scheduler: the job only waits for something that is away, or goes on */
+  waits?(id: string, waiting: boolean): void
 }
 
 /** What a batch is told when its agent drains: it holds nothing that would be lost. */
@@ -123,6 +125,7 @@ async function attempt(a: Agent, deps: RunnerDeps, claim: Claim, weight: number)
       ...(Object.keys(p).length > 0 ? { progress: p } : {}),
       ...(job.progress.children ? { children: job.progress.children } : {}),
       ...job.progress.process,
+      ...(job.waiting === undefined ? {} : { waiting_on: job.waiting }),
     }
     if (job.aborted) status.reason = job.aborted.message
     deps.status.set(status, kind)
@@ -139,7 +142,7 @@ async function attempt(a: Agent, deps: RunnerDeps, claim: Claim, weight: number)
   let outcome: JobOutcome | undefined
   let failure: { error: unknown } | undefined
   try {
-    outcome = await handle(a, claim, job, controller.signal, log, show)
+    outcome = await handle(a, deps, claim, job, controller.signal, log, show)
   } catch (e) {
     failure = { error: e }
   }
@@ -180,6 +183,7 @@ async function attempt(a: Agent, deps: RunnerDeps, claim: Claim, weight: number)
 
 async function handle(
   a: Agent,
+  deps: RunnerDeps,
   claim: Claim,
   job: RunningJob,
   signal: AbortSignal,
@@ -222,6 +226,12 @@ async function handle(
       if (newPhase || p.bytes_done !== job.progress.bytes_done) a.lastMove = performance.now()
       job.progress = p
       show(newPhase ? undefined : 'progress')
+    },
+    waiting(why) {
+      if (job.waiting === why) return
+      job.waiting = why
+      deps.waits?.(name.id, why !== undefined)
+      show()
     },
     ...(record.kind === 'batch' ? { family: a.batches.familyOf(claim, signal, () => job.aborted) } : {}),
     vms: () => a.vms.service(),

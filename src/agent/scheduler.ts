@@ -8,6 +8,7 @@ import { claim, errno, type JobName, type JobRecord, type Lease, readRecord } fr
 import { join } from 'node:path'
 import { createGroups } from './groups.ts'
 import { createHosts } from './hosts.ts'
+import { createLibvirtGate, LIBVIRT, type LibvirtGate } from './libvirt-gate.ts'
 import { type RunnerDeps, runClaim } from './runner.ts'
 import { type Agent, heldBecause } from './state.ts'
 
@@ -27,19 +28,29 @@ export interface Scheduler {
   laneMoved(key?: string): void
   /** the configuration was read again */
   reconfigure(): void
-  /** what a job waits for that was set aside: a place in its group, or a host; undefined when it has it */
+  /** what a job waits for that was set aside: a place in its group, a host, or libvirt; undefined when it has it */
   asideWait(aside: string | undefined, leases: readonly Lease[]): string | undefined
   /** what a job that was just accepted waits for */
   firstWait(record: JobRecord): string | undefined
   /** was a job set aside because it asks for other hosts? */
   foreign(aside: string | undefined): boolean
+  readonly libvirt: LibvirtGate
   idle(): Promise<void>
 }
 
 interface Wants {
   weight: number
+  kind: string
   group?: string
   hosts?: readonly string[]
+}
+
+/** The places of a running job. */
+interface Places {
+  weight: number
+  /** frees them before the job ends */
+  lend(): void
+  done: Promise<void>
 }
 
 /** Weights of accepted jobs; a job that fell out is read again. */
@@ -53,6 +64,10 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
   /** batches: they wait for other jobs, and count as none */
   const weightless = new Set<string>()
   const groups = createGroups(a)
+  const places = new Map<string, Places>()
+  /** running jobs that wait for something that is away: others have their places */
+  const lent = new Set<string>()
+  const gate = createLibvirtGate(a, () => lent.size)
   const hosts = createHosts(a)
   let next: JobName | undefined
   let going = false
@@ -65,7 +80,12 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
     // A batch holds no place in its group either, or its own jobs could wait for it for ever.
     const group = record.rejected || weight === 0 ? undefined : record.manifest.group
     const wanted = record.rejected ? undefined : (record.manifest.hosts as readonly string[] | undefined)
-    return { weight, ...(group === undefined ? {} : { group }), ...(wanted === undefined ? {} : { hosts: wanted }) }
+    return {
+      weight,
+      kind: record.rejected ? '' : record.kind,
+      ...(group === undefined ? {} : { group }),
+      ...(wanted === undefined ? {} : { hosts: wanted }),
+    }
   }
   async function wantsOf(name: JobName): Promise<Wants | undefined> {
     const known = weights.get(name.id)
@@ -74,7 +94,7 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
       return weigh(await readRecord(a.spool, join(a.spool.layout.new, name.file)))
     } catch (e) {
       if (errno(e) === 'ENOENT') return undefined // another agent has it
-      return { weight: 1 }
+      return { weight: 1, kind: '' }
     }
   }
   // MUST come before a claim is tried: two attempts of one process at a batch could each make its children.
@@ -86,13 +106,36 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
   function end(id: string): void {
     a.inFlight.delete(id)
     weightless.delete(id)
+    places.delete(id)
+    lent.delete(id)
     groups.leave(id)
   }
-  function start(weight: number, task: () => Promise<void>): void {
+  function start(id: string, weight: number, task: () => Promise<void>): void {
     const done = task()
-    for (let i = 0; i < weight; i++) void queue.add(() => done)
+    hold(id, weight, done)
     void done.finally(scheduler.dispatch)
   }
+  function hold(id: string, weight: number, done: Promise<void>): void {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const free = Promise.race([done, promise])
+    places.set(id, { weight, done, lend: resolve })
+    for (let i = 0; i < weight; i++) void queue.add(() => free)
+  }
+  /** A job that only waits gives its places to others; when it goes on it does so at once, and has them again as they become free. */
+  function waits(id: string, waiting: boolean): void {
+    const p = places.get(id)
+    if (!p || waiting === lent.has(id)) return
+    if (waiting) {
+      lent.add(id)
+      p.lend()
+      // the queue notices a moment later that they are free
+      setImmediate(scheduler.dispatch)
+    } else {
+      lent.delete(id)
+      hold(id, p.weight, p.done)
+    }
+  }
+  const used = (): number => queue.pending + queue.size
   async function tryRun(name: JobName, weight: number): Promise<void> {
     try {
       const r = await claim(a.spool, name)
@@ -104,7 +147,7 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
       if (r.state === 'gone') return
       weights.delete(name.id)
       a.lastMove = performance.now()
-      await runClaim(a, deps, r.claim, weight)
+      await runClaim(a, { ...deps, waits }, r.claim, weight)
     } catch (e) {
       // A claim whose rename happened all the same is found by the next heartbeat.
       a.log.error('claim.failed', { job: name.id, error: e })
@@ -119,7 +162,8 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
     if (!plan) return
     while (heldBecause(a) === undefined) {
       const jobs = a.config.concurrency.jobs
-      if (queue.pending >= queue.concurrency || (jobs > 0 && a.inFlight.size - weightless.size >= jobs)) return
+      const working = a.inFlight.size - weightless.size - lent.size
+      if (used() >= queue.concurrency || (jobs > 0 && working >= jobs)) return
       const name = plan.next()
       next = undefined
       if (!name) return
@@ -136,12 +180,16 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
         plan.park(name, hosts.parking(wanted.hosts))
         continue
       }
+      if (gate.closedFor(wanted.kind) !== undefined) {
+        plan.park(name, LIBVIRT)
+        continue
+      }
       if (group !== undefined && groups.full(group)) {
         plan.park(name, group)
         continue
       }
       const weight = Math.min(wanted.weight, queue.concurrency)
-      if (queue.pending + weight > queue.concurrency || heldBecause(a) !== undefined) {
+      if (used() + weight > queue.concurrency || heldBecause(a) !== undefined) {
         // Back into the plan: something more urgent may come before there is room.
         next = name
         plan.block(name)
@@ -149,7 +197,7 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
         return
       }
       begin(name.id, weight, group)
-      start(weight, () => tryRun(name, weight))
+      start(name.id, weight, () => tryRun(name, weight))
     }
   }
 
@@ -178,9 +226,9 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
       const wants = weigh(c.record)
       const weight = Math.min(wants.weight, queue.concurrency)
       begin(c.name.id, weight, wants.group)
-      start(weight, () => runClaim(a, deps, c, weight).finally(() => end(c.name.id)))
+      start(c.name.id, weight, () => runClaim(a, { ...deps, waits }, c, weight).finally(() => end(c.name.id)))
     },
-    used: () => queue.pending,
+    used,
     waiting: () => next,
     behind: (key) => busy.get(key),
     laneMoved(key) {
@@ -198,12 +246,14 @@ export function createScheduler(a: Agent, deps: RunnerDeps): Scheduler {
     },
     foreign: (aside) => aside !== undefined && hosts.isParking(aside),
     firstWait(record) {
-      const { group, hosts: wanted } = weigh(record)
+      const { group, kind, hosts: wanted } = weigh(record)
       return wanted !== undefined && !hosts.serves(wanted)
         ? hosts.wait(hosts.parking(wanted), undefined)
-        : groups.wait(group)
+        : (gate.closedFor(kind) ?? groups.wait(group))
     },
-    asideWait: (aside, leases) => hosts.wait(aside, leases) ?? groups.wait(aside),
+    asideWait: (aside, leases) =>
+      aside === LIBVIRT ? gate.closedFor('vm') : (hosts.wait(aside, leases) ?? groups.wait(aside)),
+    libvirt: gate,
     idle: () => queue.onIdle(),
   }
   return scheduler

@@ -19,6 +19,8 @@ export interface RunningJob {
   abort(reason: AbortReason): void
   aborted?: AbortReason
   progress: JobProgress
+  /** what it only waits for, having given its place to others meanwhile */
+  waiting?: string | undefined
   /** the handler has returned; the outcome is being committed */
   ending: boolean
 }

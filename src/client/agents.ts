@@ -32,6 +32,8 @@ export interface InstanceInfo {
   watch_dir: string
   output_dir: string
   agents: AgentInfo[]
+  /** of a main agent on this host that has to do with VMs: whether libvirt is there */
+  libvirt?: { uri: string; state: string; since: string; reason?: string; jobs_waiting: number; next_try?: string }
 }
 
 /** The names of the instances below a root: the folders that hold leases. */
@@ -64,34 +66,36 @@ export async function instanceInfo(o: SpoolPlace & { instance: string }): Promis
   const agents = await agentsOf(place)
   const alive = agents.filter((a) => a.state === 'alive')
   const main = alive.find((a) => a.role === 'main') ?? alive[0]
+  const reply = alive.length > 0 ? await askStatus(place) : undefined
   const info: InstanceInfo = {
     name: place.instance,
     service: main?.service ?? '',
     active: alive.length > 0,
-    status:
-      alive.length > 0 ? await liveStatus(place) : agents.some((a) => a.state === 'unknown') ? 'unknown' : 'inactive',
+    status: alive.length > 0 ? liveStatus(reply) : agents.some((a) => a.state === 'unknown') ? 'unknown' : 'inactive',
     watch_dir: place.layout.queue,
     output_dir: place.layout.output,
     agents,
   }
   if (main !== undefined) {
     info.main_pid = main.pid
+    if (reply?.libvirt) info.libvirt = reply.libvirt as NonNullable<InstanceInfo['libvirt']>
     if (main.uptime_ms !== undefined) info.uptime = `${Math.floor(main.uptime_ms / 1000)}s`
   }
   return info
 }
 
-async function liveStatus(place: Place): Promise<string> {
-  let reply: ControlReply
+/** undefined of a worker, or of the main agent on another host: alive by its lease, but not to be asked from here */
+async function askStatus(place: Place): Promise<ControlReply | undefined> {
   try {
-    reply = await control(place, 'status', { timeoutMs: 2000 })
+    return await control(place, 'status', { timeoutMs: 2000 })
   } catch (error) {
-    // A worker, or the main agent on another host: alive by its lease, but not to be asked from here.
-    if (error instanceof ClientError) return 'active'
+    if (error instanceof ClientError) return undefined
     throw error
   }
-  return reply.draining === true ? 'draining' : reply.paused === true ? 'paused' : 'active'
 }
+
+const liveStatus = (reply: ControlReply | undefined): string =>
+  reply?.draining === true ? 'draining' : reply?.paused === true ? 'paused' : 'active'
 
 export async function agentsOf(place: Place): Promise<AgentInfo[]> {
   const seen = await watchAgents(place, place.config.lease.timeout).look()

@@ -101,6 +101,7 @@ function hooksOf(c: Context): VmHooks {
     },
     log: c.log,
     spawned: c.spawned,
+    ...(c.waiting ? { waiting: c.waiting } : {}),
     ...(c.owned ? { owned: c.owned } : {}),
   }
 }

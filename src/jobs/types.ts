@@ -122,6 +122,8 @@ export interface JobContext<M = Manifest> {
   /** its reason is an {@link AbortReason} */
   signal: AbortSignal
   progress(p: JobProgress): void
+  /** The job only waits for something that is away, or (undefined) goes on: meanwhile its place is free for others, and its status says what for. */
+  waiting?(why: string | undefined): void
   /** goes to output/jobs/<ulid>/log */
   log(stream: 'stdout' | 'stderr' | 'agent', text: string | Buffer): void
   /** MUST be called for each child group, before it can do harm, so that a later agent can end a left-over one */

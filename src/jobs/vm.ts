@@ -28,6 +28,7 @@ async function carryOut(m: VmManifest, name: string, vms: Vms, c: JobContext<VmM
   const hooks: VmHooks = {
     signal: c.signal,
     progress: c.progress,
+    ...(c.waiting ? { waiting: c.waiting } : {}),
     log: c.log,
     spawned: c.spawned,
     ...(c.owned ? { owned: c.owned } : {}),

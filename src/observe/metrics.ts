@@ -42,6 +42,8 @@ export interface GaugeSample {
   name: string
   help: string
   values: { labels?: Labels; value: number }[]
+  /** counter: only ever grows, and is counted elsewhere */
+  kind?: 'counter'
 }
 
 export interface Metrics {
@@ -95,8 +97,14 @@ export function createMetrics(gauges: () => GaugeSample[] | Promise<GaugeSample[
       const now = new m.client.Registry()
       for (const s of samples) {
         const names = [...new Set(s.values.flatMap((v) => Object.keys(v.labels ?? {})))]
-        const g = new m.client.Gauge({ name: s.name, help: s.help, labelNames: names, registers: [now] })
-        for (const v of s.values) g.set(v.labels ?? {}, v.value)
+        const how = { name: s.name, help: s.help, labelNames: names, registers: [now] }
+        if (s.kind === 'counter') {
+          const c = new m.client.Counter(how)
+          for (const v of s.values) c.inc(v.labels ?? {}, v.value)
+        } else {
+          const g = new m.client.Gauge(how)
+          for (const v of s.values) g.set(v.labels ?? {}, v.value)
+        }
       }
       return { text: (await m.registry.metrics()) + (await now.metrics()), type: m.registry.contentType }
     },

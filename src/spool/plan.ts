@@ -22,7 +22,8 @@ export interface Plan {
   /** the group that a job was set aside for */
   parkedAs(name: JobName): string | undefined
   parkedGroups(): string[]
-  /** some of those that wait for a place in their group, the longest first */
+  parkedIn(group: string): number
+  /** some of those of each group that wait for a place in it, the longest first */
   firstParked(most: number): { name: JobName; group: string }[]
   /** lists new/ again when it is time (or `force`) */
   refresh(force?: boolean): Promise<void>
@@ -105,10 +106,14 @@ export async function makePlan(s: Spool): Promise<Plan> {
     },
     parkedAs: (name) => groupOf.get(name.file),
     parkedGroups: () => [...parked.keys()],
+    parkedIn: (group) => parked.get(group)?.length ?? 0,
     firstParked(most) {
       const out: { name: JobName; group: string }[] = []
+      const taken = new Map<string, number>()
       for (const [file, group] of groupOf) {
-        if (out.length >= most) break
+        const n = taken.get(group) ?? 0
+        if (n >= most) continue
+        taken.set(group, n + 1)
         out.push({ name: parseJobName(file)!, group })
       }
       return out

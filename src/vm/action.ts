@@ -115,8 +115,11 @@ export async function runAction(parts: VmParts, o: RunOptions, work: (a: Action)
     else phases.push({ name: phase, duration_ms })
     since = performance.now()
   }
-  const waiting = (what: string) => (why: string | undefined) =>
-    why === undefined ? hooks.progress({ phase }) : report(`waits for ${why} (needed ${what})`)
+  const waiting = (what: string) => (why: string | undefined) => {
+    hooks.waiting?.(why)
+    if (why === undefined) hooks.progress({ phase })
+    else report(`waits for ${why} (needed ${what})`)
+  }
 
   hooks.progress({ phase })
   await using _turn = await parts.locks.take(name, order, { signal: hooks.signal, onWait: report })

@@ -58,6 +58,8 @@ export interface WaitForAddress {
   onWait?(message: string): void
   /** why there is none in the end: a whole sentence */
   onNone?(reason: string): void
+  /** libvirt is away, or (undefined) there again */
+  onAway?(why: string | undefined): void
   /** whether somebody answers there; of leases that never end it is the only sign of life */
   answers?(address: string): Promise<boolean>
 }
@@ -81,6 +83,7 @@ export async function waitForAddress(o: WaitForAddress): Promise<string[]> {
       what: 'to see the address of the VM',
       onWait: (why) => {
         away ??= performance.now()
+        o.onAway?.(why)
         if (why !== undefined) say(why)
       },
     })

@@ -88,6 +88,7 @@ export async function awaitAddress(a: Action, record: VmRecord, timeout_ms: numb
     timeout_ms,
     signal: a.hooks.signal,
     onWait: (message) => a.say(message),
+    onAway: (why) => a.hooks.waiting?.(why),
     onNone: (why) => {
       reason = why
     },

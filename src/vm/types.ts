@@ -22,6 +22,8 @@ export interface VmHooks {
   signal: AbortSignal
   /** `message` also says what is waited for */
   progress(p: { phase: VmPhase; message?: string; bytes_done?: number; bytes_total?: number; percent?: number }): void
+  /** it only waits for libvirt, or (undefined) goes on */
+  waiting?(why: string | undefined): void
   log(stream: 'stdout' | 'stderr' | 'agent', text: string): void
   /** MUST be told of each child group before it can do harm */
   spawned(id: ProcessIdentity): void

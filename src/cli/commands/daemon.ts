@@ -141,6 +141,17 @@ function printInstances(instances: readonly InstanceInfo[]): void {
       colour,
     ),
   )
+  const away = instances.filter((i) => i.libvirt !== undefined && i.libvirt.state !== 'connected')
+  for (const { name, libvirt } of away) {
+    const { uri, since, reason, jobs_waiting, next_try } = libvirt!
+    const jobs =
+      jobs_waiting === 0 ? 'No job waits' : jobs_waiting === 1 ? '1 VM job waits' : `${jobs_waiting} VM jobs wait`
+    const again = next_try === undefined ? '' : ` It is asked again at ${next_try}.`
+    out('')
+    out(
+      `libvirt (${uri}) is away for ${name} since ${since}: ${reason ?? 'it has not answered yet.'} ${jobs} for it.${again}`,
+    )
+  }
   out('')
   out(
     table(
