@@ -27,6 +27,7 @@ export const forTests = {
   dropbear: 'dropbear-bin',
   ssh: 'openssh-client',
   nc: 'netcat-openbsd',
+  openssl: 'openssl',
   ip: 'iproute2',
   iptables: 'iptables',
   xmllint: 'libxml2-utils',
