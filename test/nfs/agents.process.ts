@@ -1,6 +1,5 @@
 // On a host of agents: four of them on the shared spool, killed and stopped at random until the server's host calls for calm.
 import { spawn, type ChildProcess } from 'node:child_process'
-import { createWriteStream } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -8,7 +7,8 @@ import { random } from '../chaos/chaos.ts'
 import { type Blows, CALM, END, exists, INSTANCE, LEASE_MS, reportOf, ROOT, setting } from './place.ts'
 
 const next = random(setting('seed') + (hostname() === 'hv-a' ? 1 : 2))
-const log = createWriteStream('/run/agents.log')
+/** the end of what all of them said */
+let last = ''
 const config = '/run/agent.yaml'
 await writeFile(
   config,
@@ -26,6 +26,7 @@ await writeFile(
 interface Slot {
   child: ChildProcess
   alive: boolean
+  ready: boolean
   worker: boolean
   stoppedUntil?: number
 }
@@ -33,19 +34,29 @@ interface Slot {
 function start(worker: boolean): Slot {
   const argv = ['agent', INSTANCE, '--root', ROOT, '--config', config, ...(worker ? ['--worker'] : [])]
   const child = spawn('/opt/vmspool/bin/vmspool', argv, { stdio: ['ignore', 'pipe', 'pipe'] })
-  const slot: Slot = { child, alive: true, worker }
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (d: Buffer) => log.write(d))
+  const slot: Slot = { child, alive: true, ready: false, worker }
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (d: Buffer) => {
+      if (d.toString().includes('agent.ready')) slot.ready = true
+      last = (last + d.toString()).slice(-600)
+    })
   child.on('close', () => {
     slot.alive = false
   })
   return slot
 }
 
+const began = performance.now()
+const say = (line: string) =>
+  process.stdout.write(`agents: ${Math.round((performance.now() - began) / 1000)} s  ${line}\n`)
 const report: Blows = { host: hostname(), kills: 0, stops: 0, clock: Date.now() }
 const slots = [start(false), start(true), start(true), start(true)]
 const until = performance.now() + setting('minutes') * 60_000
 while (performance.now() < until && !(await exists(CALM))) {
-  await sleep(2500)
+  await sleep(10_000) // emulated hosts need their time to start an agent
+  say(
+    `${slots.filter((s) => s.alive).length} of 4 alive, ${report.kills} kills, ${report.stops} stops; ${last.trimEnd().split('\n').at(-1)}`,
+  )
   for (const [i, s] of slots.entries()) {
     if (s.stoppedUntil !== undefined && performance.now() > s.stoppedUntil) {
       s.child.kill('SIGCONT')
@@ -54,7 +65,7 @@ while (performance.now() < until && !(await exists(CALM))) {
     if (!s.alive) slots[i] = start(s.worker)
   }
   const victim = slots[Math.floor(next() * slots.length)]!
-  if (!victim.alive || victim.stoppedUntil !== undefined || next() < 0.4) continue
+  if (!victim.alive || !victim.ready || victim.stoppedUntil !== undefined || next() < 0.4) continue
   if (next() < 0.4) {
     victim.child.kill('SIGSTOP')
     victim.stoppedUntil = performance.now() + LEASE_MS * 1.6

@@ -53,7 +53,7 @@ until mount -t nfs -o "$VS_nfs" "$address:$path" /mnt/spool 2>/run/mount.log; do
 done
 grep /mnt/spool /proc/mounts
 date -u +'init: it is %FT%TZ here'
-cd /tmp && node "/opt/vmspool/test/nfs/$VS_role.process.ts"
+cd /tmp && node "/opt/rig/test/nfs/$VS_role.process.ts"
 echo "init: ended with $?"
 sync
 echo o >/proc/sysrq-trigger

@@ -81,17 +81,21 @@ function host(disk: string, kernel: string, words: string, devices: string[]): H
       ...['-display', 'none', '-serial', 'stdio', '-snapshot', '-device', 'virtio-rng-pci'],
       ...['-drive', `if=none,id=d0,file=${disk},format=raw`, '-device', 'nvme,drive=d0,serial=x'],
       ...['-kernel', kernel, '-append'],
-      `console=ttyS0 root=/dev/nvme0n1 rw init=/opt/vmspool/test/nfs/init.sh panic=-1 quiet mitigations=off random.trust_cpu=on ${words}`,
+      `console=ttyS0 root=/dev/nvme0n1 rw init=/opt/rig/test/nfs/init.sh panic=-1 quiet mitigations=off random.trust_cpu=on ${words}`,
       ...devices,
     ],
     { stdio: ['ignore', 'pipe', 'pipe'] },
   )
+  const name = /vs.host=(\S+)/.exec(words)![1]!
   let text = ''
+  let shown = 0
   let over = false
   let wake = () => {}
   const heard = (d: Buffer) => {
     text += d.toString()
-    for (const line of d.toString().split('\n')) if (/^(server: |init: )/.test(line)) say(line.trimEnd())
+    const lines = text.slice(shown).split('\n')
+    shown = text.length - lines.pop()!.length
+    for (const line of lines) if (/^(\w+: )/.test(line)) say(`${name}: ${line.trimEnd()}`)
     wake()
   }
   child.stdout.on('data', heard)
@@ -104,14 +108,14 @@ function host(disk: string, kernel: string, words: string, devices: string[]): H
   return {
     async said(pattern) {
       while (!pattern.test(text)) {
-        if (over) throw new Error(`The guest (${words.split(' ')[1]}) ended before it printed ${pattern}.`)
+        if (over) throw new Error(`The guest (${name}) ended before it printed ${pattern}.`)
         await new Promise<void>((resolve) => {
           wake = resolve
         })
       }
       return text
     },
-    tail: () => `--- ${words.split(' ')[1]}\n${text.slice(-3000)}`,
+    tail: () => `--- ${name}\n${text.slice(-3000)}`,
     async end() {
       child.kill('SIGKILL')
       await closed
