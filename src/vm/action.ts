@@ -7,7 +7,7 @@ import type { Session } from '../libvirt/index.ts'
 import type { Logger } from '../observe/index.ts'
 import type { Admission } from './admission.ts'
 import { asVmError } from './errors.ts'
-import { checkEntry, checkMaker, type OwnDomain, ownDomain, superseded } from './fence.ts'
+import { checkEntry, checkLater, checkMaker, domainOf, type OwnDomain, ownDomain, superseded } from './fence.ts'
 import type { ImageStore } from './images/index.ts'
 import type { VmLink } from './link.ts'
 import type { VmLocks } from './lock.ts'
@@ -188,9 +188,11 @@ export async function runAction(parts: VmParts, o: RunOptions, work: (a: Action)
       ask: (what, fn) => parts.link.use(fn, { signal: hooks.signal, what, onWait: waiting(what) }),
       act: (what, fn) =>
         a.ask(what, async (s) => {
-          const d = await ownDomain(s, who, await parts.registry.get(name))
-          checkMaker(name, order, d?.made)
           await a.fence()
+          const record = await parts.registry.get(name)
+          // what goes is ours by its uuid, whoever has the name by now
+          const d = await (record?.desired === 'deleted' ? domainOf : ownDomain)(s, who, record)
+          checkMaker(name, order, d?.made)
           return fn(s, d)
         }),
     }
@@ -199,6 +201,7 @@ export async function runAction(parts: VmParts, o: RunOptions, work: (a: Action)
   const a = build(hooks)
 
   try {
+    checkLater(name, order, await parts.registry.get(name))
     const done = await work(a)
     close()
     let vm = done.vm

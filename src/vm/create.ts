@@ -1,4 +1,4 @@
-import { chmod, mkdir, readdir } from 'node:fs/promises'
+import { chmod, lstat, mkdir, readdir } from 'node:fs/promises'
 import { uuidOfVm } from '../domain/index.ts'
 import { chooseAccelerator, type ChosenAccelerator } from './accelerator.ts'
 import { type Action, type Done, runAction, seen, type VmParts } from './action.ts'
@@ -7,6 +7,7 @@ import { fitTemplate, makeDisks, type PlannedDisk, planDisks, sizeDisks } from '
 import { checkNetworks } from './create-networks.ts'
 import { takesDirectIo } from './disk-files.ts'
 import { nicsOf, placeVmDisks, vmDomainXml, vmFiles } from './domain.ts'
+import { isLibvirtError } from '../libvirt/index.ts'
 import { ownDomain } from './fence.ts'
 import { checkMachine } from './firmware.ts'
 import type { CachedImage } from './images/index.ts'
@@ -107,7 +108,17 @@ async function checkPlace(a: Action, there: VmRecord | undefined): Promise<void>
       { code: 'vm-conflict', hint: 'Delete it first (vmspool vm delete), or take it up again with vmspool vm gc.' },
     )
   }
-  const left = there ? [] : await readdir(a.folder).catch(() => [])
+  const place = await lstat(a.folder).catch((e: NodeJS.ErrnoException) => {
+    if (e.code === 'ENOENT') return undefined
+    throw e
+  })
+  if (place && !place.isDirectory()) {
+    throw new VmError(`${a.folder} is in the way: it is a link or a file, and the disks of the VM are to lie there.`, {
+      code: 'vm-conflict',
+      hint: 'Move it away, or give the VM another name.',
+    })
+  }
+  const left = there || !place ? [] : await readdir(a.folder)
   if (left.length > 0) {
     throw new VmError(
       `The folder ${a.folder} is not empty (${left.slice(0, 3).join(', ')}${left.length > 3 ? ', …' : ''}), although there is no VM "${name}": perhaps it holds disks that were kept when it was deleted.`,
@@ -237,7 +248,15 @@ async function define(a: Action, spec: VmSpec, record: VmRecord, accelerator: Ch
     disks: record.disks,
     nics: record.nics,
   })
-  await a.act(`to define the VM "${a.name}"`, (s) => s.control.domains.define(xml, ['validate']))
+  await a.act(`to define the VM "${a.name}"`, async (s) => {
+    try {
+      await s.control.domains.define(xml, ['validate'])
+    } catch (e) {
+      // somebody took the name just now
+      if (isLibvirtError(e, 'operation_failed', 'domain_exists')) await ownDomain(s, { ...parts, name: a.name }, record)
+      throw e
+    }
+  })
 }
 
 async function finished(a: Action, spec: VmSpec, record: VmRecord): Promise<Done> {

@@ -28,13 +28,18 @@ export interface OwnDomain {
  * @throws VmError vm-conflict when a domain of that name or uuid is not this VM's: nothing may touch it
  */
 export async function ownDomain(s: Session, w: Who, record: VmRecord | undefined): Promise<OwnDomain | undefined> {
+  const found = await domainOf(s, w, record)
+  if (found) return found
+  const other = await s.query.domains.byName(w.name)
+  if (other) throw foreign(other, 'is not one that this instance of vmspool manages')
+  return undefined
+}
+
+/** The same without regard to a stranger that has the name: what is ours can go all the same. */
+export async function domainOf(s: Session, w: Who, record: VmRecord | undefined): Promise<OwnDomain | undefined> {
   const uuid = record?.uuid ?? uuidOfVm(w.instance, w.name)
   const domain = await s.query.domains.byUuid(uuid)
-  if (!domain) {
-    const other = await s.query.domains.byName(w.name)
-    if (other) throw foreign(other, 'is not one that this instance of vmspool manages')
-    return undefined
-  }
+  if (!domain) return undefined
   if (domain.name !== w.name) throw foreign(domain, `has the uuid of the VM "${w.name}"`)
   const xml = await s.query.domains.xml(domain, ['inactive'])
   // taken over with its file from Ghost Agent, which left no mark: the entry is what makes it ours
@@ -63,6 +68,13 @@ export function checkEntry(name: string, order: VmOrder, record: VmRecord | unde
     order,
     now === undefined ? 'its entry was removed meanwhile' : `job ${now.job} (attempt ${now.epoch}) has taken over`,
   )
+}
+
+/** @throws VmError vm-superseded when the entry is that of a later attempt of the same job */
+export function checkLater(name: string, order: VmOrder, record: VmRecord | undefined): void {
+  if (record?.order.job === order.job && record.order.epoch > order.epoch) {
+    throw superseded(name, order, `attempt ${record.order.epoch} of the same job has taken over`)
+  }
 }
 
 /** @throws VmError vm-superseded when a later attempt of the same job has defined the domain */

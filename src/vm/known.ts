@@ -1,5 +1,5 @@
 import type { Action } from './action.ts'
-import { ownDomain } from './fence.ts'
+import { domainOf, ownDomain } from './fence.ts'
 import { hardwareOf } from './registry-recover.ts'
 import { stateOf } from './halt.ts'
 import { vmStateOf } from './state.ts'
@@ -14,7 +14,9 @@ export async function knownRecord(a: Action): Promise<VmRecord | undefined> {
   const { parts, name } = a
   const record = await parts.registry.get(name)
   return a.ask(`to see whether there is a VM "${name}"`, async (s) => {
-    const d = await ownDomain(s, { ...parts, name }, record)
+    // what is left of a VM can be deleted though a stranger has its name
+    const look = record && a.action === 'delete' ? domainOf : ownDomain
+    const d = await look(s, { ...parts, name }, record)
     if (record || !d) return record
     const state = await stateOf(s, d.domain)
     const now = new Date().toISOString()

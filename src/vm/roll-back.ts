@@ -24,7 +24,7 @@ export async function rollBack(a: Action, error: unknown): Promise<string> {
     const said =
       removed.length === 0
         ? 'Nothing had been made.'
-        : `Nothing is left of the VM: ${list(removed)} ${removed.length === 1 ? 'was' : 'were'} removed.`
+        : `Nothing is left of the VM: ${list(removed)} ${removed.length === 1 && removed[0] !== DISKS ? 'was' : 'were'} removed.`
     a.hooks.log('agent', `${said}\n`)
     return said
   } catch (e) {
@@ -45,6 +45,8 @@ export async function clearAway(a: Action, left: VmRecord): Promise<void> {
   if (removed.length > 0) a.hooks.log('agent', `removed ${list(removed)}, left by job ${left.order.job}\n`)
 }
 
+const DISKS = 'the disks'
+
 /** @returns what there was */
 async function clear(a: Action, record: VmRecord): Promise<string[]> {
   const removed: string[] = []
@@ -58,7 +60,7 @@ async function clear(a: Action, record: VmRecord): Promise<string[]> {
   const files = await contentOf(a.folder)
   await removeFiles(a, record)
   if (files.some((f) => f.endsWith('/seed.iso'))) removed.push('the seed')
-  if (files.some((f) => !f.endsWith('/seed.iso'))) removed.push('the disks')
+  if (files.some((f) => !f.endsWith('/seed.iso'))) removed.push(DISKS)
   return removed
 }
 

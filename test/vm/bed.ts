@@ -103,8 +103,11 @@ export interface Heard extends VmHooks {
   said: string
 }
 
-/** Hooks that remember; `onPhase` may do something in the middle. */
-export function hear(o: { signal?: AbortSignal; onPhase?: (phase: string) => void } = {}): Heard {
+/** Hooks that remember; `before` may do something just before something is changed, once in each phase. */
+export function hear(
+  o: { signal?: AbortSignal; onPhase?: (phase: string) => void; before?: (phase: string) => Promise<void> } = {},
+): Heard {
+  const done = new Set<string>()
   const heard: Heard = {
     phases: [],
     messages: [],
@@ -120,6 +123,14 @@ export function hear(o: { signal?: AbortSignal; onPhase?: (phase: string) => voi
       heard.said += text
     },
     spawned: () => {},
+    async owned() {
+      const phase = heard.phases.at(-1)!
+      if (!done.has(phase)) {
+        done.add(phase)
+        await o.before?.(phase)
+      }
+      return true
+    },
   }
   return heard
 }
