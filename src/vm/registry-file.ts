@@ -71,7 +71,7 @@ export async function readRegistryFile(path: string, o: { instance: string; host
   return parseRegistry(text, o)
 }
 
-export function parseRegistry(text: string, o: { instance: string; host: string }): ReadRegistry {
+function parseRegistry(text: string, o: { instance: string; host: string }): ReadRegistry {
   let raw: unknown
   try {
     raw = JSON.parse(text)
@@ -148,9 +148,12 @@ export async function commitRegistry(path: string, base: number | undefined, nex
 export async function tidyRegistry(path: string): Promise<void> {
   const dir = dirname(path)
   const prefix = claimName(path, '').slice(dir.length + 1)
-  const left = (await readdir(dir)).filter(
-    (n) => n.startsWith(prefix) && /^\d+(?:\.[0-9a-f]{12})?$/.test(n.slice(prefix.length)),
-  )
+  const backups = `${path.slice(dir.length + 1)}.bak.`
+  const names = await readdir(dir)
+  for (const n of names) {
+    if (n.startsWith(backups) && /^[0-9a-f]{12}$/.test(n.slice(backups.length))) await drop(join(dir, n))
+  }
+  const left = names.filter((n) => n.startsWith(prefix) && /^\d+(?:\.[0-9a-f]{12})?$/.test(n.slice(prefix.length)))
   if (left.length === 0) return
   const current = (await revisionOf(path)) ?? 0
   const decided = `${prefix}${current + 1}`
@@ -180,7 +183,9 @@ async function claimed(aside: string, claim: string): Promise<boolean> {
     await link(aside, claim)
     return true
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    // ENOENT: we were so slow that our file counted as a leftover
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'EEXIST' || code === 'ENOENT') return false
     throw error
   }
 }
@@ -206,7 +211,7 @@ async function keepBackup(path: string): Promise<void> {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
     throw error
   }
-  await rename(temp, `${path}.bak`)
+  await rename(temp, `${path}.bak`).catch(ignore('ENOENT'))
   // rename(2) of two links to one file does nothing and leaves both
   await drop(temp)
 }

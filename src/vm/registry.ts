@@ -252,7 +252,7 @@ function recovery(earlier: Recovery | undefined, reason: string, names: string[]
   const all = names === undefined || (earlier && earlier.names === undefined)
   return {
     since: earlier?.since ?? new Date().toISOString(),
-    reason: earlier?.reason ?? reason,
+    reason,
     ...(all ? {} : { names: [...new Set([...(earlier?.names ?? []), ...names])] }),
   }
 }
