@@ -58,10 +58,10 @@ async function warm(root: string): Promise<void> {
   const script = [
     `mount -t devtmpfs dev ${root}/dev`,
     `exec chroot ${root} /bin/sh -c '${[
-      'mount -t proc proc /proc',
+      'cd /tmp; mount -t proc proc /proc',
       'export PATH=/opt/vmspool/bin:/usr/sbin:/usr/bin:/sbin:/bin',
       'vmspool agent warm --root /tmp/warm >/tmp/warm.log & agent=$!',
-      'until grep -q agent.ready /tmp/warm.log; do sleep 0.2; done',
+      'for n in $(seq 300); do grep -q agent.ready /tmp/warm.log && break; sleep 0.2; done',
       'vmspool fsck --root /tmp/warm --instance warm',
       'kill $agent; wait $agent; rm -rf /tmp/warm /tmp/warm.log /run/vmspool',
     ].join('; ')}'`,
