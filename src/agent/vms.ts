@@ -23,6 +23,9 @@ export interface AgentVms {
   close(): Promise<void>
 }
 
+/** Images that are too old are looked for so often. */
+const CLEAN_MS = 3_600_000
+
 /** @param runtime a folder of this instance on this host, for locks */
 export function createAgentVms(a: Agent, runtime: string): AgentVms {
   const dir = a.config.vm.dir ?? a.spool.layout.vms
@@ -30,6 +33,7 @@ export function createAgentVms(a: Agent, runtime: string): AgentVms {
   let opening: Promise<Vms> | undefined
   let vms: Vms | undefined
   let follower: VmFollower | undefined
+  let cleaning: NodeJS.Timeout | undefined
   let closed = false
 
   const open = async (): Promise<Vms> => {
@@ -48,6 +52,10 @@ export function createAgentVms(a: Agent, runtime: string): AgentVms {
     if (!a.worker) {
       const { followVms } = await import('./vms-follow.ts')
       follower = followVms(a, made)
+      const clean = (): Promise<unknown> =>
+        made.images.clean().catch((error) => a.log.warn('images.not-cleaned', { dir: made.images.dir, error }))
+      cleaning = setInterval(() => void clean(), CLEAN_MS).unref()
+      void clean()
     }
     a.log.info('vm.opened', { dir, uri: made.link.uri, registry: made.registry.path })
     return made
@@ -111,6 +119,7 @@ export function createAgentVms(a: Agent, runtime: string): AgentVms {
     },
     async close() {
       closed = true
+      clearInterval(cleaning)
       await opening?.catch(() => {})
       await follower?.close()
       await vms?.[Symbol.asyncDispose]()

@@ -65,12 +65,23 @@ export async function openVms(o: VmsOptions): Promise<Vms> {
   })
   const images = openImages({
     dir: imagesDir(config),
-    templates: config.templates,
-    max_bytes: config.images.max_bytes,
-    max_age: config.images.max_age,
     log,
-    reserve_bytes: config.space.reserve_bytes,
-    max_virtual_size: config.convert.max_virtual_size,
+    // a reload changes these
+    get templates() {
+      return o.config().templates
+    },
+    get max_bytes() {
+      return o.config().images.max_bytes
+    },
+    get max_age() {
+      return o.config().images.max_age
+    },
+    get reserve_bytes() {
+      return o.config().space.reserve_bytes
+    },
+    get max_virtual_size() {
+      return o.config().convert.max_virtual_size
+    },
   })
   const admission = openAdmission({
     dir: o.promisesDir,

@@ -207,6 +207,23 @@ describe('a template of a path', () => {
   })
 })
 
+test('a reload of the configuration counts for a cache that is open', async () => {
+  await using s = await scene()
+  await writeFile(s.at('x'), rawDisk(1 << 20))
+  let templates: Record<string, Template> = {}
+  const images = openImages({
+    dir: s.cache,
+    max_bytes: 0,
+    max_age: 0,
+    get templates() {
+      return templates
+    },
+  })
+  expect(await failure(images.get('x', quiet))).toMatchObject({ code: 'image-not-found' })
+  templates = { x: { path: s.at('x') } }
+  expect(await images.get('x', quiet)).toMatchObject({ name: 'x' })
+})
+
 describe('how a VM gets its base', () => {
   test('as a hard link, again and again; never over something else', async () => {
     await using s = await scene()

@@ -31,7 +31,7 @@ export async function cleanCache(o: Options): Promise<Cleaned> {
     removed.push(asImage(e, false))
     freed += e.disk_bytes
     total -= e.disk_bytes
-    o.log?.info('image-removed', {
+    o.log?.info('image.removed', {
       image: e.record.name,
       path: e.path,
       why: old ? 'images.max_age' : large ? 'images.max_bytes' : 'the template has changed',
@@ -49,7 +49,7 @@ export async function makeRoom(o: Options, bytes: number): Promise<void> {
     if (left <= 0) return
     if (!(await takeAway(o, e))) continue
     left -= e.disk_bytes
-    o.log?.info('image-removed', { image: e.record.name, path: e.path, why: 'the disk is full' })
+    o.log?.info('image.removed', { image: e.record.name, path: e.path, why: 'the disk is full' })
   }
 }
 

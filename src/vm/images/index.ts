@@ -27,21 +27,25 @@ export function imagesDir(config: Pick<Config, 'root' | 'images'>): string {
 }
 
 export function openImages(options: ImagesOptions): ImageStore {
-  const o = {
+  const dir = resolve(options.dir)
+  /** As the settings are now: a reload of the configuration may change them. */
+  const settings = () => ({
     reserve_bytes: 0,
     max_virtual_size: 64 * 2 ** 40,
     no_progress_ms: 60_000,
     retry_ms: 1000,
     stale_ms: 15_000,
     ...options,
-    dir: resolve(options.dir),
+    dir,
+  })
+  const { log } = options
+  const templateOf = (name: string): Template | undefined => {
+    const { templates } = options
+    return Object.hasOwn(templates, name) ? templates[name] : undefined
   }
-  const { dir } = o
-  const templateOf = (name: string): Template | undefined =>
-    Object.hasOwn(o.templates, name) ? o.templates[name] : undefined
   const seen = (only?: string, signal?: AbortSignal): Promise<Entry[]> =>
     scan(dir, {
-      max_virtual_size: o.max_virtual_size,
+      max_virtual_size: settings().max_virtual_size,
       ...(only === undefined ? {} : { only }),
       ...(signal ? { signal } : {}),
     })
@@ -71,7 +75,7 @@ export function openImages(options: ImagesOptions): ImageStore {
     } catch {
       return used() // it may only be read
     }
-    const held = await briefLock(dir, o.stale_ms).catch((error) => {
+    const held = await briefLock(dir, settings().stale_ms).catch((error) => {
       if (NO_WRITE.has(codeOf(error) ?? '')) return undefined
       throw error
     })
@@ -90,6 +94,7 @@ export function openImages(options: ImagesOptions): ImageStore {
     there: () => Promise<boolean>,
     known?: Entry,
   ) => {
+    const o = settings()
     const result = await fetchImage(
       {
         ...o,
@@ -102,7 +107,7 @@ export function openImages(options: ImagesOptions): ImageStore {
       },
       h,
     )
-    if (result === 'fetched') o.log?.info('image-fetched', { image: name })
+    if (result === 'fetched') log?.info('image.fetched', { image: name })
     return result
   }
 
@@ -129,7 +134,7 @@ export function openImages(options: ImagesOptions): ImageStore {
       const before = await touch(name, h.signal)
       if (before && t?.format !== undefined && t.format !== before.format) throw misnamed(before, t.format)
       if (before && !(h.refresh && t?.url !== undefined && t.checksum === undefined)) return before
-      if (!t) throw unknown(name, Object.keys(o.templates))
+      if (!t) throw unknown(name, Object.keys(options.templates))
       const origin = originOf(t)
       const known = before ? currentOf(await seen(name, h.signal), t) : undefined
       const result = await fetch(
@@ -147,11 +152,11 @@ export function openImages(options: ImagesOptions): ImageStore {
           transient: true,
           hint: 'Look whether something else removes files there.',
         })
-      if (result === 'fetched') await cleanCache(o)
+      if (result === 'fetched') await cleanCache(settings())
       return image
     },
 
-    link: (image, target, h) => linkImage(image, target, { ...h, reserve_bytes: o.reserve_bytes }),
+    link: (image, target, h) => linkImage(image, target, { ...h, reserve_bytes: settings().reserve_bytes }),
 
     add: async (name, source, h) => {
       requireName(name)
@@ -179,12 +184,12 @@ export function openImages(options: ImagesOptions): ImageStore {
       const image = await touch(name, h.signal)
       if (!image)
         throw new VmError(`The image ${name} was added, and is not in the cache ${dir} any more.`, { code: 'storage' })
-      await cleanCache(o)
+      await cleanCache(settings())
       return image
     },
 
-    remove: (name, r = {}) => removeImages(o, name, r.vm_dirs ?? []),
-    clean: () => cleanCache(o),
+    remove: (name, r = {}) => removeImages(settings(), name, r.vm_dirs ?? []),
+    clean: () => cleanCache(settings()),
   }
 }
 

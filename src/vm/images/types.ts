@@ -78,6 +78,7 @@ export interface ImageStore {
   clean(): Promise<Cleaned>
 }
 
+/** Getters are read anew each time, but for `dir`: a reload of the configuration may change what they give. */
 export interface ImagesOptions {
   dir: string
   templates: Readonly<Record<string, Template>>
