@@ -63,6 +63,9 @@ export interface RegistryOptions {
   log: (level: 'info' | 'warn' | 'error', event: string, fields: Record<string, unknown>) => void
 }
 
+/** So often a change is begun anew because another writer was faster. */
+const MAX_TRIES = 50
+
 /** @throws VmError 'registry' when the folder cannot be read or written, or is another instance's; never because a file is damaged */
 export async function openRegistry(o: RegistryOptions): Promise<Registry> {
   const found: RegistryProblem[] = []
@@ -155,7 +158,7 @@ export async function openRegistry(o: RegistryOptions): Promise<Registry> {
   const write = (f: (c: RegistryContent) => boolean): Promise<RegistryContent> =>
     storing('changed', path, () =>
       withRegistryLock(path, async () => {
-        for (;;) {
+        for (let tries = 1; ; tries++) {
           const { base, content, dirty } = await current()
           const changed = f(content)
           if (!changed && !dirty) return content
@@ -164,6 +167,13 @@ export async function openRegistry(o: RegistryOptions): Promise<Registry> {
           if (await commitRegistry(path, base, content)) {
             seen = undefined
             return content
+          }
+          if (tries === MAX_TRIES) {
+            throw new VmError(`The registry of VMs ${path} could not be changed: others were faster ${tries} times.`, {
+              code: 'registry',
+              transient: true,
+              hint: 'Look for files in that folder whose names begin with ".vms.json." and that nobody can remove.',
+            })
           }
         }
       }),

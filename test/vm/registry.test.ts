@@ -270,8 +270,8 @@ describe('several writers', () => {
   test('one that stands still in the middle is overtaken, and spoils nothing when it goes on', async () => {
     await using dir = await tempDir()
     const seconds = 6
-    const stall = async (call: string, index: number): Promise<void> => {
-      const at = join(dir.path, `${call}-${index}`)
+    const stall = async (call: string, index: number, changes: number): Promise<void> => {
+      const at = join(dir.path, `${call}-${index}-${changes}`)
       await (await open(at)).update('web', plusOne('web'))
       const slow = start([at, 'web', '1'], {
         prefix: [
@@ -287,16 +287,17 @@ describe('several writers', () => {
       })
       await until('it holds the lock', async () => (await readdir(at)).includes('vms.json.lock'))
       const fast = await open(at)
-      for (let i = 0; i < 4; i++) await fast.update('web', plusOne('web'))
+      for (let i = 0; i < changes; i++) await fast.update('web', plusOne('web'))
       expect(slow.said()).toEqual([]) // overtaken
       await slow.ended
       expect(slow.said()).toHaveLength(1)
-      expect([at, await count(at, 'web')]).toEqual([at, 6])
+      expect([at, await count(at, 'web')]).toEqual([at, changes + 2])
       await fast.update('web', plusOne('web'))
       expect(await others(at)).toEqual([])
     }
     // before its name for the revision, before the backup's, before its file takes the place of the old one
-    await Promise.all([stall('link', 1), stall('link', 2), stall('rename', 1), stall('rename', 2)])
+    const points = [['link', 1] as const, ['link', 2] as const, ['rename', 1] as const, ['rename', 2] as const]
+    await Promise.all(points.flatMap(([call, index]) => [1, 4].map((changes) => stall(call, index, changes))))
   })
 })
 
