@@ -88,6 +88,12 @@ export const table: readonly Entry[] = [
     load: () => import('./commands/stats.ts'),
   },
   {
+    name: 'vm',
+    summary: 'VMs on libvirt: create, list, start, stop, console …',
+    group: 'VMs:',
+    load: () => import('./commands/vm.ts'),
+  },
+  {
     name: 'image',
     summary: 'the images that VMs are made from: list, pull, add, rm',
     group: 'VMs:',

@@ -3,11 +3,11 @@ import { liveAgent, pause } from '../client/liveness.ts'
 import type { Place } from '../client/place.ts'
 import { acceptedJob, type Submission } from '../client/submit.ts'
 import type { JobStatus } from '../spool/index.ts'
-import { type Format, plain, printRows, say } from './output.ts'
+import { type Column, type Format, plain, printRows, say } from './output.ts'
 import { statePaint } from './progress.ts'
 import { type WaitFlags, outcomeCode, waitForAll } from './waiting.ts'
 
-interface Row extends Partial<JobStatus> {
+export interface Row extends Partial<JobStatus> {
   drop_file: string
 }
 
@@ -20,6 +20,31 @@ export async function finishSubmissions(
   submissions: readonly Submission[],
   o: WaitFlags & { wait?: boolean; output: Format },
 ): Promise<number> {
+  const { rows, exitCode } = await outcomes(place, submissions, o)
+  await printRows(o.output, rows, {
+    columns: [...jobColumns, { title: 'DROPPED AS', value: (r) => r.drop_file }],
+    name: (r) => r.id ?? r.drop_file,
+    empty: 'Nothing was submitted.',
+  })
+  return exitCode
+}
+
+export const jobColumns: readonly Column<Row>[] = [
+  { title: 'ID', value: (r) => r.id ?? '-' },
+  { title: 'NAME', value: (r) => r.name ?? '-' },
+  {
+    title: 'STATE',
+    value: (r) => r.state ?? 'dropped',
+    paint: (r) => (r.state === undefined ? undefined : statePaint(r.state)),
+  },
+]
+
+/** What became of the drops, at their end or so far; failures are said on stderr. */
+export async function outcomes(
+  place: Place,
+  submissions: readonly Submission[],
+  o: WaitFlags & { wait?: boolean },
+): Promise<{ rows: Row[]; exitCode: number }> {
   let rows: Row[]
   let exitCode = 0
   if (o.wait) {
@@ -35,21 +60,7 @@ export async function finishSubmissions(
   }
   for (const row of rows)
     if (row.state === 'rejected' || row.state === 'failed') say(`${row.name}: ${row.reason ?? row.state}`)
-  await printRows(o.output, rows, {
-    columns: [
-      { title: 'ID', value: (r) => r.id ?? '-' },
-      { title: 'NAME', value: (r) => r.name ?? '-' },
-      {
-        title: 'STATE',
-        value: (r) => r.state ?? 'dropped',
-        paint: (r) => (r.state === undefined ? undefined : statePaint(r.state)),
-      },
-      { title: 'DROPPED AS', value: (r) => r.drop_file },
-    ],
-    name: (r) => r.id ?? r.drop_file,
-    empty: 'Nothing was submitted.',
-  })
-  return exitCode
+  return { rows, exitCode }
 }
 
 async function accepted(place: Place, submissions: readonly Submission[]): Promise<Row[]> {

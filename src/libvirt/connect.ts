@@ -63,7 +63,7 @@ const READONLY = 1
  * @throws LibvirtError when the daemon will not open this URI
  */
 export async function connect(uri: string, o: ConnectOptions = {}): Promise<Connection> {
-  const target = parseUri(uri, { env: o.env })
+  const target = parseUri(uri, { env: o.env, ...(o.readonly ? { readonly: true } : {}) })
   const window = o.window ?? 4
   if (!Number.isInteger(window) || window < 1 || window > 64)
     throw new TypeError(`The window is ${window}; 1 to 64 are allowed.`)

@@ -23,12 +23,13 @@ export type Target = UnixTarget | SshTarget
 const OURS = ['name', 'socket', 'mode', 'command', 'netcat', 'keyfile', 'no_tty', 'no_verify', 'proxy']
 
 /**
- * @param env for the session's socket; `exists` tells which of several sockets there is
+ * @param env for the session's socket; `exists` tells which of several sockets there is; `readonly` prefers the system's socket for that,
+ *   which more users may open
  * @throws TypeError for a URI that is none, or asks for what this client does not do
  */
 export function parseUri(
   uri: string,
-  o: { env?: NodeJS.ProcessEnv; uid?: number; exists?: (path: string) => boolean } = {},
+  o: { env?: NodeJS.ProcessEnv; uid?: number; exists?: (path: string) => boolean; readonly?: boolean } = {},
 ): Target {
   const wrong = (why: string) => new TypeError(`${JSON.stringify(uri)} cannot be connected to: ${why}`)
   const m = /^([a-z][a-z0-9.-]*)(?:\+([a-z0-9]+))?:\/\/([^/?#]*)(\/[^?#]*)?(?:\?([^#]*))?$/i.exec(uri)
@@ -57,7 +58,7 @@ function defaultSocket(
   driver: string,
   path: string,
   query: URLSearchParams,
-  o: { env?: NodeJS.ProcessEnv; uid?: number; exists?: (path: string) => boolean },
+  o: { env?: NodeJS.ProcessEnv; uid?: number; exists?: (path: string) => boolean; readonly?: boolean },
   wrong: (why: string) => TypeError,
 ): string {
   const env = o.env ?? process.env
@@ -71,12 +72,14 @@ function defaultSocket(
   }
   const whole = join(dir, 'libvirt-sock')
   const modular = join(dir, `virt${driver}d-sock`)
-  const mode = query.get('mode') ?? 'auto'
-  if (mode === 'legacy') return whole
-  if (mode === 'direct') return modular
-  if (mode !== 'auto') throw wrong(`the mode is ${JSON.stringify(mode)}; auto, legacy and direct are known.`)
   const exists = o.exists ?? existsSync
-  return !exists(whole) && exists(modular) ? modular : whole
+  // a session has none of its own for reading
+  const at = (sock: string): string => (o.readonly && !session && exists(`${sock}-ro`) ? `${sock}-ro` : sock)
+  const mode = query.get('mode') ?? 'auto'
+  if (mode === 'legacy') return at(whole)
+  if (mode === 'direct') return at(modular)
+  if (mode !== 'auto') throw wrong(`the mode is ${JSON.stringify(mode)}; auto, legacy and direct are known.`)
+  return at(!exists(whole) && exists(modular) ? modular : whole)
 }
 
 /** for a POSIX shell */

@@ -27,6 +27,16 @@ test('where only the modular daemons run, theirs is taken', () => {
   expect(parseUri('qemu:///system', { ...root, exists })).toMatchObject({ socket: '/run/libvirt/virtqemud-sock' })
 })
 
+test('who only reads takes the socket for that, where there is one', () => {
+  const socket = (uri: string, o: object) => parseUri(uri, { ...root, readonly: true, ...o })
+  expect(socket('qemu:///system', {})).toMatchObject({ socket: '/run/libvirt/libvirt-sock-ro' })
+  expect(socket('qemu:///system?mode=direct', {})).toMatchObject({ socket: '/run/libvirt/virtqemud-sock-ro' })
+  const exists = (path: string) => !path.endsWith('-ro')
+  expect(socket('qemu:///system', { exists })).toMatchObject({ socket: '/run/libvirt/libvirt-sock' })
+  expect(socket('qemu:///session', user)).toMatchObject({ socket: '/run/user/1000/libvirt/libvirt-sock' })
+  expect(socket('qemu:///system?socket=/s', {})).toMatchObject({ socket: '/s' })
+})
+
 test.each([
   ['', /no URI/],
   ['qemu', /no URI/],
