@@ -181,8 +181,8 @@ function diskOf(d: DomainDisk, index: number): Element {
 }
 
 /**
- * Every file below, to the last: what is written here is not looked for in the images. A base may be shared by many VMs and by whoever made it,
- * so libvirt MUST NOT give it to the hypervisor's user.
+ * Every file below, to the last: what is written here is not looked for in the images. libvirt gives a base to the hypervisor's user for good, so it
+ * MUST be told not to where others use the same file: other VMs, or whoever made it.
  */
 function chain(backing: NonNullable<DomainDisk['backing']>): Element {
   const [next, ...rest] = backing
@@ -191,7 +191,7 @@ function chain(backing: NonNullable<DomainDisk['backing']>): Element {
     'backingStore',
     { type: 'file' },
     el('format', { type: next.format }),
-    el('source', { file: next.path }, el('seclabel', { model: 'dac', relabel: 'no' })),
+    el('source', { file: next.path }, !next.own && el('seclabel', { model: 'dac', relabel: 'no' })),
     chain(rest),
   )
 }

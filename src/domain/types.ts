@@ -58,7 +58,14 @@ export interface DomainDisk extends MadeDisk {
   /** how the hypervisor opens the file; absent: as libvirt sees fit */
   io?: DiskIo
   /** what the file lies on top of, the next one first. []: nothing. Absent: libvirt looks for itself, by what the image says */
-  backing?: readonly { path: string; format: DiskFormat }[]
+  backing?: readonly Backing[]
+}
+
+export interface Backing {
+  path: string
+  format: DiskFormat
+  /** nobody but this VM uses it, under whatever name */
+  own?: boolean
 }
 
 /** What works on the filesystem of a disk. */

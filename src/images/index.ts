@@ -38,7 +38,7 @@ export {
   qemuImg,
   type QemuImgOptions,
 } from './qemu-img.ts'
-export { allows, checkSubmitter, type Submitter, submitterOf } from './submitter.ts'
+export { allows, checkSubmitter, deniedTo, type Submitter, submitterOf } from './submitter.ts'
 export { isPlainName, type OpenedFile, openBeneath } from './walk.ts'
 export { givenBytes, type ImageWindow, sourceIdentity, wholeFile } from './window.ts'
 export { fileSource } from './source.ts'

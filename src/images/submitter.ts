@@ -36,8 +36,7 @@ async function printed(argv: string[]): Promise<string> {
  * @throws {ImageError} submitter-permission
  */
 export async function checkSubmitter(file: OpenedFile, who: Submitter): Promise<void> {
-  if (who.uid === 0 || who.uid === process.geteuid?.()) return
-  const denied = process.geteuid?.() === 0 ? await deniedByKernel(file, who) : await deniedByMode(file, who)
+  const denied = await deniedTo(file, who)
   if (denied === undefined) return
   throw new ImageError(
     `The submitter of this job (uid ${who.uid}) may not ${denied === 'file' ? 'read' : 'search a folder above'} ${JSON.stringify(file.path)}, and a job may read only what its submitter may read.`,
@@ -46,6 +45,12 @@ export async function checkSubmitter(file: OpenedFile, who: Submitter): Promise<
       hint: 'Give that user read permission on the file and search permission on its folders, or submit the job as a user who has them.',
     },
   )
+}
+
+/** What a user could not do himself to get at the file: read it, or search a folder above. undefined: he could. */
+export async function deniedTo(file: OpenedFile, who: Submitter): Promise<'file' | 'folder' | undefined> {
+  if (who.uid === 0 || who.uid === process.geteuid?.()) return undefined
+  return process.geteuid?.() === 0 ? deniedByKernel(file, who) : deniedByMode(file, who)
 }
 
 async function deniedByKernel(file: OpenedFile, who: Submitter): Promise<'file' | 'folder' | undefined> {

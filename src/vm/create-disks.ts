@@ -1,5 +1,8 @@
 /** The disks of a new VM: which there will be and how large, and then the files. */
+import { rename, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { Submitter } from '../images/index.ts'
+import { keptFrom, letRead } from './access.ts'
 import type { Action } from './action.ts'
 import { exists } from './disk-files.ts'
 import { type DiskSource, linkWhole, lookAtSource, makeCopy, makeEmpty, makeOverlay, type OwnImage } from './disks.ts'
@@ -91,28 +94,33 @@ export function fitTemplate(plan: readonly PlannedDisk[], spec: VmSpec, image: C
 }
 
 /** Makes the files that are not there yet. @returns the disks as the registry keeps them */
-export async function makeDisks(a: Action, plan: readonly PlannedDisk[], image?: CachedImage): Promise<VmDisk[]> {
+export async function makeDisks(
+  a: Action,
+  plan: readonly PlannedDisk[],
+  o: { image?: CachedImage; hypervisor?: Submitter },
+): Promise<VmDisk[]> {
   const disks: VmDisk[] = []
   for (const [i, d] of plan.entries()) {
     await a.fence()
     if (plan.length > 1) a.say(`disk ${i + 1} of ${plan.length}`)
-    disks.push(await makeDisk(a, d, image))
+    disks.push(await makeDisk(a, d, o))
   }
   return disks
 }
 
-async function makeDisk(a: Action, d: PlannedDisk, image: CachedImage | undefined): Promise<VmDisk> {
+async function makeDisk(a: Action, d: PlannedDisk, o: Parameters<typeof makeDisks>[2]): Promise<VmDisk> {
   const { hooks } = a
   const { id, path, format } = d
   const size = d.size_bytes === undefined ? {} : { size_bytes: d.size_bytes }
   if (d.from === undefined) {
     return { id, path, format, size_bytes: await makeEmpty({ path, format, size_bytes: d.size_bytes!, hooks }) }
   }
-  const source: DiskSource = 'template' in d.from ? own(image) : d.from
+  const source: DiskSource = 'template' in d.from ? own(o.image) : d.from
   if (d.base === undefined) {
     return { id, path, format, size_bytes: await makeCopy({ from: source, path, format, ...size, hooks }) }
   }
-  const base = await makeBase(a, d, source, image)
+  const base = await makeBase(a, d, source, o.image)
+  if (o.hypervisor) await openToHypervisor(a, base, o.hypervisor)
   return { id, path, format: 'qcow2', size_bytes: await makeOverlay({ base, path, ...size, hooks }), base }
 }
 
@@ -149,6 +157,17 @@ async function makeBase(
     })
   }
   return { path, format }
+}
+
+/** A file that is shared keeps its owner and its mode; where they shut the hypervisor out, an access list or a copy lets him in. */
+async function openToHypervisor(a: Action, base: OwnImage, hypervisor: Submitter): Promise<void> {
+  const { path, format } = base
+  if ((await stat(path)).nlink < 2 || (await keptFrom(path, hypervisor)) !== 'file') return
+  if (await letRead(path, hypervisor, a.hooks)) return
+  a.hooks.log('agent', `copies ${path}, which the hypervisor's user may not read where it comes from\n`)
+  const copy = `${path}.own`
+  await makeCopy({ from: base, path: copy, format, hooks: a.hooks })
+  await rename(copy, path)
 }
 
 function own(image: CachedImage | undefined): CachedImage {

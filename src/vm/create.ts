@@ -1,5 +1,7 @@
 import { chmod, lstat, mkdir, readdir } from 'node:fs/promises'
 import { uuidOfVm } from '../domain/index.ts'
+import type { Submitter } from '../images/index.ts'
+import { blockedWay, handOver, hypervisorUser, ownBases, prepareLog } from './access.ts'
 import { chooseAccelerator, type ChosenAccelerator } from './accelerator.ts'
 import { type Action, type Done, runAction, seen, type VmParts } from './action.ts'
 import { awaitAddress, boot, promised } from './boot.ts'
@@ -173,11 +175,11 @@ function freshRecord(a: Action, spec: VmSpec, o: Pick<VmRecord, 'uuid' | 'nics'>
 async function make(a: Action, spec: VmSpec, begun: VmRecord): Promise<VmRecord> {
   const { hooks, parts } = a
   await a.phase('admit', 'looks whether the host has room')
-  const accelerator = await a.ask(`to choose how the VM "${a.name}" runs`, async (s) => {
+  const { accelerator, hypervisor } = await a.ask(`to choose how the VM "${a.name}" runs`, async (s) => {
     const chosen = await chooseAccelerator(s, spec.accelerator, { machine: spec.machine, signal: hooks.signal })
     await checkMachine(s, spec, chosen.type, hooks.signal)
     await checkNetworks(s, spec.nics)
-    return chosen
+    return { accelerator: chosen, hypervisor: await hypervisorUser(s, chosen.type, hooks.signal) }
   })
   hooks.log('agent', `runs on ${accelerator.type} because ${accelerator.reason}\n`)
   const plan = await sizeDisks(a, planDisks(spec, a.folder))
@@ -187,14 +189,26 @@ async function make(a: Action, spec: VmSpec, begun: VmRecord): Promise<VmRecord>
     begun,
     plan.reduce((n, d) => n + (d.size_bytes ?? 0), 0),
   )
-  const disks = begun.disks.length > 0 ? begun.disks : await makeFiles(a, spec, plan)
+  const disks =
+    begun.disks.length > 0 ? begun.disks : await makeFiles(a, spec, { plan, ...(hypervisor && { hypervisor }) })
 
-  const { seed } = vmFiles(parts.dir, a.name)
+  const { seed, serial_log } = vmFiles(parts.dir, a.name)
   if (spec.cloud_init) {
     await a.phase('seed', 'writes the cloud-init seed')
     await a.fence()
-    await writeSeed({ path: seed, name: a.name, instance_id: begun.uuid, cloud_init: spec.cloud_init, hooks })
+    await writeSeed({
+      path: seed,
+      name: a.name,
+      instance_id: begun.uuid,
+      cloud_init: spec.cloud_init,
+      macs: begun.nics.map((n) => n.mac),
+      hooks,
+    })
   }
+  await prepareLog(serial_log)
+  await handOver([...disks.map((d) => d.path), ...(spec.cloud_init ? [seed] : [])], hypervisor)
+  const blocked = hypervisor && (await blockedWay(a.folder, hypervisor))
+  if (blocked) a.warn(blocked)
 
   await a.phase('define', 'defines the domain')
   const record = await a.change((r) => ({
@@ -212,13 +226,21 @@ async function make(a: Action, spec: VmSpec, begun: VmRecord): Promise<VmRecord>
 }
 
 /** The disks, of which an earlier attempt may have made some. The registry learns of them when all are there. */
-async function makeFiles(a: Action, spec: VmSpec, plan: PlannedDisk[]): Promise<VmDisk[]> {
+async function makeFiles(
+  a: Action,
+  spec: VmSpec,
+  { plan, hypervisor }: { plan: PlannedDisk[]; hypervisor?: Submitter },
+): Promise<VmDisk[]> {
   const image = await fetchImage(a, spec)
   await a.phase('disks', 'makes the disks')
   await a.fence()
   await mkdir(a.folder, { recursive: true, mode: 0o711 })
   await chmod(a.folder, 0o711) // whatever the umask: the hypervisor's user passes through
-  return placeVmDisks(await makeDisks(a, image ? fitTemplate(plan, spec, image) : plan, image))
+  const made = await makeDisks(a, image ? fitTemplate(plan, spec, image) : plan, {
+    ...(image && { image }),
+    ...(hypervisor && { hypervisor }),
+  })
+  return placeVmDisks(made)
 }
 
 async function fetchImage(a: Action, spec: VmSpec): Promise<CachedImage | undefined> {
@@ -244,6 +266,7 @@ async function define(a: Action, spec: VmSpec, record: VmRecord, accelerator: Ch
     order: a.order,
     accelerator,
     direct_io: await takesDirectIo(a.folder),
+    own_bases: await ownBases(record.disks.flatMap((d) => (d.base ? [d.base.path] : []))),
     ...(record.seed === undefined ? {} : { seed: record.seed }),
     disks: record.disks,
     nics: record.nics,

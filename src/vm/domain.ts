@@ -23,6 +23,8 @@ export interface Owner {
   accelerator: Accelerator
   /** whether the disks' filesystem takes O_DIRECT (`takesDirectIo`); default: libvirt's way */
   direct_io?: boolean
+  /** paths of bases that no other VM or answer shares (`ownBases`) */
+  own_bases?: ReadonlySet<string>
   /** absolute path of the NoCloud image */
   seed?: string
 }
@@ -34,7 +36,7 @@ export interface Owner {
 export function vmDomainXml(o: Owner & { spec: VmSpec; disks: readonly VmDisk[]; nics: VmRecord['nics'] }): string {
   const { spec } = o
   const devices = { row: 'virtio', disk: 'virtio', nic: 'virtio', machine: spec.machine, reason: 'a new VM' } as const
-  const disks = placed(o.disks).map(({ disk, place }) => ({ ...place, ...withFiles(disk, o.direct_io) }))
+  const disks = placed(o.disks).map(({ disk, place }) => ({ ...place, ...withFiles(disk, o) }))
   return renderDomain({
     uuid: o.uuid,
     name: spec.name,
@@ -65,7 +67,7 @@ export function definedDomainXml(d: Domain, o: Owner & { name: string; disks: re
     disks: d.disks.map((place) => {
       const disk = o.disks.find((x) => x.id === place.id)
       if (!disk) throw new TypeError(`The disk ${place.id} of ${o.name} has no file.`)
-      return { ...place, ...withFiles(disk, o.direct_io) }
+      return { ...place, ...withFiles(disk, o) }
     }),
     managed: managed(o.name, d.firmware, o),
   })
@@ -140,12 +142,13 @@ function placed(disks: readonly VmDisk[]): { disk: VmDisk; place: DomainDisk }[]
   return placeDisks(made, 'virtio').map((place, i) => ({ disk: disks[i]!, place }))
 }
 
-function withFiles(d: VmDisk, direct: boolean | undefined): Pick<DomainDisk, 'path' | 'format' | 'io' | 'backing'> {
+function withFiles(d: VmDisk, o: Owner): Pick<DomainDisk, 'path' | 'format' | 'io' | 'backing'> {
+  const direct = o.direct_io
   return {
     path: d.path,
     format: d.format,
     ...(direct === undefined ? {} : { io: { direct } }),
-    backing: d.base ? [d.base] : [],
+    backing: d.base ? [{ ...d.base, ...(o.own_bases?.has(d.base.path) ? { own: true } : {}) }] : [],
   }
 }
 

@@ -68,7 +68,12 @@ export interface LibvirtdOptions {
   tree?: string
   /** runs polkitd and a system bus beside the daemon, which say this to everyone who asks */
   polkit?: 'yes' | 'no'
+  /** as whom guests run; default root. As libvirt-qemu, files are given to them and taken back, as on an installed host */
+  guests?: 'root' | 'libvirt-qemu'
 }
+
+/** uid and gid of libvirt-qemu on Debian */
+export const LIBVIRT_QEMU = 64_055
 
 export async function privateLibvirtd(o: LibvirtdOptions = {}): Promise<Libvirtd> {
   const dir = makeDir()
@@ -87,11 +92,13 @@ export async function privateLibvirtd(o: LibvirtdOptions = {}): Promise<Libvirtd
     join(dir, 'etc/libvirtd.conf'),
     o.conf ?? 'unix_sock_rw_perms = "0700"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n',
   )
-  // a guest's processes are root's: the daemon has nobody's permissions to arrange, and nothing to be mounted for a guest
+  // where a guest's processes are root's, the daemon has nobody's permissions to arrange; nothing is mounted for a guest
+  const guests = o.guests ?? 'root'
   writeFileSync(
     join(dir, 'etc/qemu.conf'),
     [
-      ...['user = "root"', 'group = "root"', 'security_driver = "none"', 'dynamic_ownership = 0', 'namespaces = []'],
+      ...[`user = "${guests}"`, `group = "${guests}"`, `dynamic_ownership = ${guests === 'root' ? 0 : 1}`],
+      ...['security_driver = "none"', 'namespaces = []'],
       ...['cgroup_controllers = []', 'stdio_handler = "file"', ''],
     ].join('\n'),
   )
