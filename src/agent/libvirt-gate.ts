@@ -1,6 +1,6 @@
 /**
- * What libvirt's absence may hold up: VM jobs, and nothing else. Those in the queue are set aside while the breaker is open, and while as many as the
- * agent may run at once wait inside already; those that run give their place to others for as long as they wait. All go on by themselves.
+ * What libvirt's absence may hold up: VM jobs, and nothing else. Those in the queue are set aside while the breaker is open, and as soon as one that
+ * runs waits; those that run give their place to others for as long as they wait. All go on by themselves.
  */
 import type { GaugeSample } from '../observe/index.ts'
 import type { LinkHealth, VmLink } from '../vm/index.ts'
@@ -48,7 +48,7 @@ export function createLibvirtGate(a: Agent, lent: () => number): LibvirtGate {
       if (!l) return undefined
       const { state, failures, next_try } = l.health()
       if (state === 'connected') return undefined
-      if (state === 'connecting') return lent() < a.config.concurrency.weight ? undefined : l.waitingFor()
+      if (state === 'connecting') return lent() === 0 ? undefined : l.waitingFor()
       return `${l.waitingFor()} It failed ${failures} times in a row${next_try === undefined ? '' : ' and is asked now and then'}; VM jobs go on by themselves.`
     },
     health() {
