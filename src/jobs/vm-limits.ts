@@ -1,5 +1,6 @@
 /** What a new VM may be: Ghost Agent's bounds (contracts B1), which the configuration may move. */
 import type { Config } from '../config/index.ts'
+import { vmNameProblem } from '../manifest/index.ts'
 import { JobError } from './types.ts'
 
 type Limits = Config['vm']['limits']
@@ -15,14 +16,11 @@ export interface Asked {
   disks: readonly { what: string; bytes: number }[]
 }
 
-/** One label or several, as a host is called; the cloud-init seed makes it the guest's name. */
-const HOST_NAME = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*$/i
-
 /** @throws {JobError} vm-invalid, with everything that is wrong */
 export function checkLimits(asked: Asked, limits: Limits): void {
   const wrong: string[] = []
-  const name = nameProblem(asked.name)
-  if (name !== undefined) wrong.push(name)
+  const name = vmNameProblem(asked.name)
+  if (name !== undefined) wrong.push(`name ${name}`)
   const bound = (what: string, value: string, ok: boolean, allowed: string): void => {
     if (!ok) wrong.push(`${what} is ${value}; allowed is ${allowed}.`)
   }
@@ -53,12 +51,6 @@ export function checkLimits(asked: Asked, limits: Limits): void {
     phase: 'admit',
     hint: 'Change the manifest, or the limit in the configuration that is named (vmspool config show).',
   })
-}
-
-/** What is wrong with the name of a new VM; undefined: nothing. */
-function nameProblem(name: string): string | undefined {
-  if (name.length >= 3 && name.length <= 63 && HOST_NAME.test(name) && !/^vms(?:\.|@|$)/i.test(name)) return undefined
-  return `The name is ${JSON.stringify(name)}; a new VM's name is a host name of 3 to 63 characters: letters, digits and "-", parts joined by "." (and not "vms").`
 }
 
 const UNITS = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB']

@@ -1,6 +1,7 @@
 import { isAbsolute } from 'node:path'
 import { cronProblem, knownZone } from '../text/cron.ts'
 import { show } from '../text/diagnostic.ts'
+import { vmJob } from './beyond-vm.ts'
 import type { ManifestKind } from './kinds/index.ts'
 import { rfc3339 } from './kinds/parts.ts'
 import type { Say } from './prepare.ts'
@@ -23,6 +24,7 @@ export function beyondSchema(
   if (isObject(root.repeat)) repeat(root.repeat, say)
   if (kind === 'convert') convert(root, o, say)
   if (kind === 'command') command(root, say)
+  if (kind === 'vm') vmJob(root, o, say)
 }
 
 const isObject = (v: unknown): v is Record<string, unknown> => typeof v === 'object' && v !== null && !Array.isArray(v)

@@ -139,6 +139,36 @@ export const resultSchema = z
       )
       .optional()
       .meta({ description: 'Of a batch: its VMs, in their order in the manifest.' }),
+    unchanged: z.boolean().optional().meta({ description: 'Of a VM job: there was nothing to do.' }),
+    vm: z
+      .looseObject({
+        name: z.string(),
+        uuid: z.string().meta({ description: "Of libvirt's domain." }),
+        host: z.string(),
+        state: z.enum(['running', 'stopped', 'paused', 'error', 'missing', 'unknown']).meta({
+          description: 'As it was at the end of the job; missing: deleted.',
+        }),
+        addresses: z.array(z.string()).meta({ description: 'IPv4 first; empty when none was seen in time.' }),
+        vcpus: z.int(),
+        memory_bytes: bytes,
+        accelerator: z.enum(['kvm', 'qemu']),
+        firmware: z.enum(['bios', 'uefi']),
+        disks: z
+          .array(z.looseObject({ id: z.string(), path: z.string(), format: z.string(), size_bytes: bytes }))
+          .meta({ description: 'size_bytes: what the guest sees.' }),
+        nics: z.array(
+          z.looseObject({
+            mac: z.string(),
+            network: z.string().optional(),
+            bridge: z.string().optional(),
+            model: z.string(),
+          }),
+        ),
+        template: z.string().optional(),
+        from_job: z.string().optional(),
+      })
+      .optional()
+      .meta({ description: 'Of a VM job: the VM as it is now, or as it was when it was deleted.' }),
     kept: z
       .looseObject({ steps: z.array(z.string()), bytes, until: time.optional() })
       .optional()
