@@ -5,6 +5,7 @@
 #   queue/    3730: the group vmspool-submit may drop; nobody may list, or remove what others dropped
 #   control/  3770: and leave requests, such as to cancel a job of one's own
 #   output/   2755: what the agent writes there belongs to that group, which may read it (UMask=0027)
+#   owners/   2755: and see whether an agent lives
 #
 # A folder that is there stays as it is. All of it happens as the user that owns the spool, so a link that an agent was made to put
 # there leads nowhere the agent could not go itself.
@@ -26,7 +27,8 @@ if ($> == 0 && $uid != 0) {
 umask 0;
 my @folders = (
   ['queue', 03730], ['control', 03770],
-  ['output', 02755], map { ["output/$_", 02755] } qw(.work .old .daemon vms jobs superseded),
+  ['owners', 02755], ['output', 02755],
+  map { ["output/$_", 02755] } qw(.work .old .daemon vms jobs superseded),
 );
 for (@folders) {
   my ($name, $mode) = @$_;

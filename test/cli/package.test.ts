@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
 import { home } from '../support/agent.ts'
+import { builtCheckout } from '../support/checkout.ts'
 import { holds, makeDisk } from '../support/disks.ts'
 import { tempDir } from '../support/temp.ts'
 import { pane } from '../tui/pane.ts'
@@ -20,29 +21,10 @@ const envIn = (dir: string): NodeJS.ProcessEnv => ({
   TMPDIR: dir,
 })
 
-/** Packs a copy of the checkout (the build writes dist/), unpacks it below node_modules and links the dependencies there. */
+/** Packs a copy of the checkout, unpacks it below node_modules and links the dependencies there. */
 async function installed(dir: string): Promise<string> {
-  const copy = join(dir, 'checkout')
   const env = envIn(dir)
-  const paths = [
-    'bin',
-    'src',
-    'scripts',
-    'schemas',
-    'conf',
-    'systemd',
-    'docs',
-    'install.sh',
-    'package.json',
-    'tsconfig.json',
-    'README.md',
-    'CHANGELOG.md',
-  ]
-  const there = new Set(await readdir(home))
-  await mkdir(copy)
-  for (const path of paths) if (there.has(path)) await cp(join(home, path), join(copy, path), { recursive: true })
-  await symlink(join(home, 'node_modules'), join(copy, 'node_modules'))
-  await exec(node, [join(copy, 'scripts/build.ts')], { cwd: copy, env })
+  const copy = await builtCheckout(dir, env)
   const pack = await exec('npm', ['pack', '--ignore-scripts', '--offline', '--json', '--pack-destination', dir], {
     cwd: copy,
     env,

@@ -84,6 +84,7 @@ test('a disk that cannot be converted ends with 1 and shows why; one that is not
 test('--help says what it does; anything else is a usage error', async () => {
   const help = await exec(install, ['--help'])
   expect(help.stdout).toContain('Usage: ./install.sh --try [DISK]')
-  await expect(exec(install, ['--instance', 'x'])).rejects.toMatchObject({ code: 2 })
+  for (const wrong of [['--instance'], ['--instance', '../x'], ['--no-such'], ['--purge'], ['--prefix', 'usr']])
+    await expect(exec(install, wrong)).rejects.toMatchObject({ code: 2 })
   await expect(exec(install)).rejects.toMatchObject({ code: 2 })
 })

@@ -416,7 +416,17 @@ describe('templates', () => {
         retention: { failed: 14 * 86_400_000 },
       },
     ],
-  ])('%s is valid', (name, wanted) => {
+    ['agent@default.yaml', {}],
+    ['agent@azure.yaml', { convert: { compress: 'yes' } }],
+    ['agent@gcp.yaml', { convert: { compress: 'yes' } }],
+    ['agent@hyperv.yaml', { convert: { no_progress_timeout: 30 * 60_000 } }],
+    ['agent@nfs.yaml', { lease: { timeout: 90_000 } }],
+  ])('%s is valid, also with its comments taken away', (name, wanted) => {
+    // Settings that are commented out look like "# key:"; what explains them ends as a sentence does.
+    const active = conf(name)
+      .replaceAll(/^#(?= {3,}(\w+:|"))/gm, '')
+      .replaceAll(/^# (?=\w+:( \/\S+)?$)/gm, '')
+    expect(load({ file: active }).warnings.filter((w) => !/later version/.test(w.message))).toEqual([])
     const { config, warnings } = load({ file: conf(name) })
     expect(config).toMatchObject(wanted)
     expect(warnings).toEqual([])

@@ -1,5 +1,6 @@
 // What `hyperexport --hyper2kvm-daemon` does on disk, step by step (HyperSDK providers/common/pipeline.go and manifest/).
 // A script, not a mock: it shares no code with vmspool and only knows what the Go program knows.
+import { spawn } from 'node:child_process'
 import { readFile, stat, writeFile } from 'node:fs/promises'
 import { basename, extname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -39,6 +40,43 @@ export interface PipelineResult {
   outputPath?: string
   error?: string
   output: string[]
+}
+
+/** Execute(): asks systemd whether a daemon runs, else runs the program itself. Answers for the rest as the Go program does. */
+export async function executePipeline(
+  o: HyperexportOptions & { instance?: string; hyper2kvmPath?: string; stream?: boolean },
+): Promise<PipelineResult & { mode: 'daemon' | 'direct' }> {
+  const service = o.instance ? `hyper2kvm@${o.instance}.service` : 'hyper2kvm.service'
+  if ((await run('systemctl', ['is-active', service])).code === 0) return { mode: 'daemon', ...(await hyperexport(o)) }
+  return { mode: 'direct', ...(await direct(o)) }
+}
+
+async function direct(o: { manifestPath: string; hyper2kvmPath?: string; stream?: boolean }): Promise<PipelineResult> {
+  const places = [
+    o.hyper2kvmPath ?? '/home/tt/hyper2kvm/hyper2kvm',
+    '/usr/local/bin/hyper2kvm',
+    '/usr/bin/hyper2kvm',
+    './hyper2kvm',
+    '../hyper2kvm/hyper2kvm',
+  ]
+  let program = 'hyper2kvm'
+  for (const place of places.reverse()) if (await exists(place)) program = place
+  const r = await run(program, [o.manifestPath, ...(o.stream === false ? [] : ['-v'])])
+  if (r.code !== 0) return { success: false, error: `hyper2kvm failed: exit status ${r.code}`, output: r.lines }
+  const said = r.lines.find((l) => l.startsWith('Output:') || l.startsWith('Wrote:'))
+  const outputPath = said?.split(/\s+/)[1]
+  return { success: true, output: r.lines, ...(outputPath === undefined ? {} : { outputPath }) }
+}
+
+function run(program: string, args: string[]): Promise<{ code: number; lines: string[] }> {
+  return new Promise((resolve) => {
+    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+    let said = ''
+    child.stdout.on('data', (d: Buffer) => (said += d.toString()))
+    child.stderr.on('data', (d: Buffer) => (said += d.toString()))
+    child.on('error', (e) => resolve({ code: 127, lines: [e.message] }))
+    child.on('close', (code) => resolve({ code: code ?? 255, lines: said.split('\n').filter(Boolean) }))
+  })
 }
 
 export async function hyperexport(o: HyperexportOptions): Promise<PipelineResult> {

@@ -58,19 +58,26 @@ const layers = `mkdir -p "$1/m"; mount -t tmpfs tmpfs "$1/m"; mkdir "$1/m/up" "$
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/m/up,workdir=$1/m/work" "$1/m/root"
 shift; exec "$@"`
 
-export async function systemdBox(): Promise<SystemdBox> {
+/**
+ * @param o.bare nothing of ours is in it but the checkout at /opt/checkout, for tests of installing
+ * @param o.bind folders of this host, by where they are seen in it, read-only
+ */
+export async function systemdBox(o: { bare?: boolean; bind?: Record<string, string> } = {}): Promise<SystemdBox> {
   const dir = await mkdtemp(join(tmpdir(), 'vs-'))
   const name = `vmspool-${randomUUID().slice(0, 8)}`
   const group = ownCgroup(name)
+  const prepared = `${bare}${o.bare ? '' : install}exec "$@"`
   const kvm = existsSync('/dev/kvm') ? ['--bind=/dev/kvm'] : []
   // It waits for a word, so that it is in its control group before it begins.
   const keeper = spawn(
     'unshare',
     [
-      ...['--mount', '--propagation', 'private', 'sh', '-ec', `read go; ${layers}`, 'sh', dir, 'sh', '-ec', install],
+      ...['--mount', '--propagation', 'private', 'sh', '-ec', `read go; ${layers}`, 'sh', dir, 'sh', '-ec', prepared],
       ...['sh', `${dir}/m/root`, join(home, 'systemd')],
       ...['systemd-nspawn', '--quiet', '-D', `${dir}/m/root`, '--boot', '--private-network', '--register=no'],
-      ...['--keep-unit', '-M', name, '--capability=all', ...kvm, `--bind-ro=${home}:/usr/lib/vmspool`],
+      ...['--keep-unit', '-M', name, '--capability=all', ...kvm],
+      ...[`--bind-ro=${home}:${o.bare ? '/opt/checkout' : '/usr/lib/vmspool'}`],
+      ...Object.entries(o.bind ?? {}).map(([inside, here]) => `--bind-ro=${here}:${inside}`),
       'systemd.unit=basic.target',
     ],
     { stdio: ['pipe', 'pipe', 'pipe'] },
@@ -91,17 +98,20 @@ export async function systemdBox(): Promise<SystemdBox> {
   }
 }
 
-/** Everything that is on this host and not ours is left out; then our units, as an installation puts them there. */
-const install = `root=$1 units=$2; shift 2
+/** Everything that is on this host and not ours is left out. */
+const bare = `root=$1 units=$2; shift 2
 rm -rf "$root/etc/systemd/system" "$root/etc/vmspool" "$root/var/cache/vmspool" "$root/var/lib/vmspool" "$root/var/log/journal"
-mkdir -p "$root/etc/systemd/system" "$root/usr/lib/vmspool" "$root/usr/local/bin" "$root/usr/lib/sysusers.d" "$root/etc/vmspool"
+mkdir -p "$root/etc/systemd/system" "$root/usr/local/bin"
 echo uninitialized >"$root/etc/machine-id"
 for unit in getty.target systemd-udevd.service systemd-udev-trigger.service systemd-tmpfiles-clean.timer; do ln -s /dev/null "$root/etc/systemd/system/$unit"; done
+`
+/** Then our units, as an installation puts them there. */
+const install = `mkdir -p "$root/usr/lib/vmspool" "$root/usr/lib/sysusers.d" "$root/etc/vmspool"
 cp "$units"/agent*.service "$units"/agent.target "$root/etc/systemd/system/"
 cp "$units/vmspool.sysusers" "$root/usr/lib/sysusers.d/vmspool.conf"
 systemd-sysusers --root="$root" vmspool.conf >/dev/null
 ln -sf /usr/lib/vmspool/bin/vmspool "$root/usr/local/bin/vmspool"
-exec "$@"`
+`
 
 async function booted(
   dir: string,
@@ -139,6 +149,8 @@ async function booted(
       every_ms: 50,
     },
   )
+  // nspawn puts a boot id of its own over the kernel's, but units with ProtectKernelTunables= see the kernel's: two hosts to us.
+  await run('umount', '/proc/sys/kernel/random/boot_id')
   // nspawn mounts the controllers of version 1 read-only, and limits are then silently not applied.
   const v1 = V1_LIMITS.filter((c) => existsSync(`/sys/fs/cgroup/${c}/cgroup.procs`))
   for (const c of v1) {
