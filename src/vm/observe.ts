@@ -55,6 +55,11 @@ export function judge(r: VmRecord, s: Sight): Judgement {
 
   if (record.doing) {
     if (!s.job_over) return { record, drift, start: false, notes }
+    const nothing = !s.domain && s.missing_files.length === filesOf(record).length
+    if (nothing && (record.doing.action === 'create' || record.desired === 'deleted')) {
+      notes.push(`"${record.doing.action}" of job ${record.doing.job} was never ended, and nothing is there of it`)
+      return { record: undefined, drift, start: false, notes }
+    }
     const ended = endedAction(record, s)
     if (ended === undefined) {
       const { action, job, since, phase } = record.doing
