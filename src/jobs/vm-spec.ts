@@ -1,6 +1,6 @@
 import { checkSubmitter, ImageError, openBeneath, type Submitter, submitterOf } from '../images/index.ts'
 import type { VmManifest } from '../manifest/index.ts'
-import type { CloudInit, NamedFile, NicSpec, VmSpec } from '../vm/index.ts'
+import { type CloudInit, diskOwner, type NamedFile, type NicSpec, type VmSpec } from '../vm/index.ts'
 import { settingsOf } from './convert-settings.ts'
 import { checkLimits } from './vm-limits.ts'
 import { type JobContext, JobError } from './types.ts'
@@ -110,6 +110,7 @@ async function bootFrom(
   const { job, disks } = result
   const boot = disks.find((d) => d.boot) ?? disks[0]
   const order = boot ? [boot, ...disks.filter((d) => d !== boot)] : []
+  for (const d of order) await notRunOn(d.path, job, name, c)
   const usable = order.map(({ id, path, format }): { id: string; path: string; format: 'qcow2' | 'raw' } => {
     if (format === 'qcow2' || format === 'raw') return { id, path, format }
     throw new JobError(`The job ${job} made the disk "${id}" as ${format}; a VM runs on qcow2 or raw.`, {
@@ -119,6 +120,17 @@ async function bootFrom(
     })
   })
   return { from: 'job', job, disks: usable }
+}
+
+/** A VM that a conversion defined writes into the very files of the answer: what lies on top of them would come apart. */
+async function notRunOn(path: string, job: string, name: string, c: JobContext<VmManifest>): Promise<void> {
+  const owner = c.vms && (await diskOwner((await c.vms()).dir, path))
+  if (owner === undefined) return
+  throw new JobError(`The VM "${owner}" runs on the disks of the job ${job}, so the VM "${name}" cannot.`, {
+    code: 'from-job',
+    transient: false,
+    hint: `Convert once more under another name and without libvirt_integration, or delete the VM "${owner}" first.`,
+  })
 }
 
 function nics(networks: VmPart['networks'], otherwise: string): NicSpec[] {

@@ -74,6 +74,8 @@ export function running(name: string, job: string | undefined): VmError {
 interface Earlier {
   record: VmRecord
   xml?: string
+  /** it had written to its serial port */
+  logged: boolean
 }
 
 const earlierFile = (a: Action): string => join(a.folder, `.before-${a.order.job}.json`)
@@ -84,11 +86,12 @@ const earlierNvram = (a: Action, r: VmRecord): string => join(a.folder, `nvram.$
 export async function keepEarlier(a: Action, record: VmRecord, domain: OwnDomain | undefined): Promise<void> {
   const path = earlierFile(a)
   await rm(path, { force: true })
-  const text = JSON.stringify({ record, ...(domain ? { xml: domain.xml } : {}) } satisfies Earlier)
+  const logged = await exists(vmFiles(a.parts.dir, a.name).serial_log)
+  const text = JSON.stringify({ record, ...(domain ? { xml: domain.xml } : {}), logged } satisfies Earlier)
   await placeWhole(path, (temporary) => writeFile(temporary, text))
 }
 
-/** The definition is made: nothing will want the earlier one back. @returns what of it was kept under another name */
+/** The definition is made: nothing will want the earlier one back. */
 export async function forgetEarlier(a: Action): Promise<void> {
   await rm(earlierFile(a), { force: true })
 }
@@ -148,11 +151,9 @@ async function removeNew(a: Action, earlier: Earlier | undefined): Promise<void>
   for (const name of await readdir(a.folder).catch(() => [] as string[]))
     if (name.startsWith(`${a.order.job}-e`)) await rm(join(a.folder, name), { recursive: true, force: true })
   const { nvram, serial_log } = vmFiles(a.parts.dir, a.name)
-  if (earlier) {
-    const aside = earlierNvram(a, earlier.record)
-    if (await exists(aside)) await rename(aside, nvram)
-    return
-  }
-  await rm(nvram, { force: true })
-  await rm(serial_log, { force: true })
+  if (!earlier?.logged) await rm(serial_log, { force: true })
+  const aside = earlier && earlierNvram(a, earlier.record)
+  if (aside !== undefined && (await exists(aside))) await rename(aside, nvram)
+  // else it is still the earlier one's
+  else if (earlier?.record.firmware !== 'uefi') await rm(nvram, { force: true })
 }

@@ -202,6 +202,12 @@ test.runIf(possible)(
     expect(guestAnswered(await network.ask(lease))).toMatchObject({ boot: said.boot! })
     expect((await readdir(folder)).sort()).toEqual(disks)
 
+    const onTop = await vmJob(b, 'other', 'create', { vm: { from_job: done.id, memory: '64M', networks: [] } })
+    expect(onTop.status).toMatchObject({
+      state: 'failed',
+      reason: expect.stringContaining('The VM "site" runs on the disks'),
+    })
+
     const stopped = await vmJob(b, 'site', 'stop', { grace: '3m' })
     expect(stopped.result.summary).toContain('shut down when it was asked to')
     await execa(vmspool, ['retry', refused.id, '--root', b.dir, '--instance', b.instance], { env: b.env })

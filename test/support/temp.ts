@@ -7,7 +7,7 @@ export interface TempDir extends AsyncDisposable {
 }
 
 /** A private folder that is removed at the end of the block: `await using dir = await tempDir()`. */
-export async function tempDir(): Promise<TempDir> {
-  const path = await mkdtemp(join(tmpdir(), 'vs-'))
+export async function tempDir(at = tmpdir()): Promise<TempDir> {
+  const path = await mkdtemp(join(at, 'vs-'))
   return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true, maxRetries: 5 }) }
 }
