@@ -74,7 +74,7 @@ export interface LinkOptions {
   breaker?: Partial<Pick<BreakerOptions, 'failures' | 'open_ms'>>
   /** waits between attempts while the breaker is closed; default 250, 2000 */
   retry_ms?: { first: number; last: number }
-  /** default: 10 s to let us in, a ping every 5 s of which 3 may be lost, 40 s for calls that look, 180 s for calls that do */
+  /** default: 20 s to let us in, a ping every 5 s of which 3 may be lost, 40 s for calls that look, 180 s for calls that do */
   connection?: Pick<ConnectOptions, 'open_ms' | 'quick_ms' | 'slow_ms' | 'keepalive'>
 }
 
@@ -147,7 +147,7 @@ export function openLink(o: LinkOptions): VmLink {
 
   const link = keepConnected(o.uri, {
     retry_ms: o.retry_ms ?? { first: 250, last: 2000 },
-    open_ms: 10_000,
+    open_ms: 20_000,
     ...o.connection,
     async attempt(open, signal) {
       const s = await breaker.attempt(open, signal)
