@@ -206,11 +206,12 @@ export async function runAction(parts: VmParts, o: RunOptions, work: (a: Action)
     close()
     let vm = done.vm
     if (begun) {
-      vm = await parts.registry.update(name, (r) => {
+      const entry = await parts.registry.update(name, (r) => {
         checkEntry(name, order, r)
         const next = done.entry ? done.entry(r!) : r
         return next && over(next, o, 'done')
       })
+      vm = entry ?? done.vm
     }
     hooks.log('agent', `${done.summary}\n`)
     return { summary: done.summary, vm, warnings, phases, ...(done.unchanged ? { unchanged: true } : {}) }
