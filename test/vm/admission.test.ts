@@ -37,6 +37,25 @@ const record = (name: string, o: Partial<VmRecord> = {}): VmRecord =>
     ...o,
   }) as unknown as VmRecord
 
+test('of two that announce something at the same time, exactly one has seen the other', async () => {
+  await using dir = await tempDir()
+  for (let round = 0; round < 5; round++) {
+    const promises = openPromises(join(dir.path, String(round)))
+    const names = Array.from({ length: 24 }, (_, i) => `n${i}`)
+    const seen = await Promise.all(
+      names.map(async (n) => {
+        const mine = await promises.announce({ ...want(n), dev: 0 })
+        return new Set((await mine.before()).map((p) => p.name))
+      }),
+    )
+    for (const [i, a] of names.entries()) {
+      for (const [j, b] of names.entries()) {
+        if (i < j) expect([seen[i]!.has(b), seen[j]!.has(a)].filter((x) => x).length, `${a} and ${b}`).toBe(1)
+      }
+    }
+  }
+})
+
 describe.runIf(isRoot)('admission', () => {
   let daemon: Libvirtd
   let link: Link
