@@ -3,10 +3,10 @@
  * phase, another tenth, or half a minute without news).
  */
 import type { JobStatus } from '../spool/index.ts'
-import { describe, percentOf, statePaint, waitingText } from '../client/describe.ts'
+import { describe, percentOf, saidOf, statePaint, waitingText } from '../client/describe.ts'
 import { painted, plain, wantsColour } from './output.ts'
 
-export { percentOf, statePaint, waitingText }
+export { percentOf, saidOf, statePaint, waitingText }
 
 export interface ProgressView {
   update(status: JobStatus): void
@@ -37,7 +37,7 @@ function lines(stream: Stream): ProgressView {
     update(status) {
       const percent = percentOf(status)
       const tenth = status.state === 'running' && percent !== undefined ? Math.floor(percent / 10) : -1
-      const key = `${status.state} ${status.phase ?? ''} ${tenth} ${status.attempt} ${waitingText(status.waiting_on ?? '')}`
+      const key = `${status.state} ${status.phase ?? ''} ${tenth} ${status.attempt} ${waitingText(status.waiting_on ?? '')} ${saidOf(status) ?? ''}`
       const before = shown.get(status.id)
       if (before !== undefined && before.key === key && performance.now() - before.at < quietMs) return
       shown.set(status.id, { key, at: performance.now() })

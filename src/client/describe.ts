@@ -18,9 +18,17 @@ export function describe(status: JobStatus): string {
     if (p.rate_bytes_per_s) parts.push(`${bytes(p.rate_bytes_per_s)}/s`)
     if (p.eta_ms !== undefined && p.eta_ms !== null) parts.push(`${duration(p.eta_ms)} left`)
   }
+  const said = saidOf(status)
+  if (said !== undefined) parts.push(plain(said))
   if (status.waiting_on) parts.push(`waiting for ${plain(waitingText(status.waiting_on))}`)
   else if (status.reason && status.state !== 'running') parts.push(plain(status.reason.split('\n')[0]!))
   return parts.join(', ')
+}
+
+/** What a job that works on a VM says it does or waits for; of other phases the message is a disk's name. */
+export function saidOf(status: JobStatus): string | undefined {
+  const said = status.kind === 'vm' || status.phase === 'define' ? status.progress?.message : undefined
+  return status.state === 'running' && said ? said.split('\n')[0] : undefined
 }
 
 export function waitingText(waiting: unknown): string {

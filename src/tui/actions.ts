@@ -6,6 +6,10 @@ import { rerunJob } from '../client/rerun.ts'
 import { retryJob } from '../client/retry.ts'
 import { isFinal, type JobStatus } from '../client/status.ts'
 import { stopJob } from '../client/stop.ts'
+import { dropManifest } from '../client/submit.ts'
+import { hostOf, vmJob } from '../client/vm-manifest.ts'
+import type { VmView } from '../client/vms.ts'
+import { waitForJob } from '../client/wait.ts'
 import type { Context } from './screen.ts'
 
 export interface Actions {
@@ -18,7 +22,12 @@ export interface Actions {
   /** runs it again, with an agent or without, as it was run */
   rerun(job: JobStatus): void
   pause(place: Place, paused: boolean): void
+  /** as a job, whose end is said; all but a start ask first. `force`: pull the plug */
+  vm(vm: VmView, action: 'start' | 'stop' | 'restart', force?: boolean): void
 }
+
+/** So long nothing is said of a job of a VM that no agent takes up, in ms. */
+const agentMs = 5000
 
 /** @param touched called with a job's id, or none, when something was done */
 export function actionsOf(c: Context, touched: (id?: string) => void): Actions {
@@ -65,7 +74,23 @@ export function actionsOf(c: Context, touched: (id?: string) => void): Actions {
     return `${job.name} was submitted again, as a new job that names ${job.id}.`
   }
 
+  async function vmNow(vm: VmView, action: 'start' | 'stop' | 'restart', force: boolean): Promise<string> {
+    const place = c.place()
+    const hosts = await hostOf(place, vm)
+    const fields = { ...(force ? { force } : {}), ...(hosts === undefined ? {} : { hosts }) }
+    const submission = await dropManifest(place, vmJob(action, vm.name, fields))
+    c.say(`A job to ${action} ${vm.name} was submitted.`)
+    const end = await waitForJob(place, submission, { agentGraceMs: agentMs })
+    return end.reason ?? `The job to ${action} ${vm.name} ${end.state}.`
+  }
+
   return {
+    vm(vm, action, force = false) {
+      if (vm.owner === 'foreign') return c.say(`${vm.name} was not made by vmspool, which never touches it.`)
+      const run = (): void => act(`${action}${force ? ' force' : ''}`, vm.uuid, () => vmNow(vm, action, force))
+      if (action === 'start') return run()
+      c.ask(`${force ? 'Pull the plug of' : action === 'stop' ? 'Stop' : 'Restart'} ${vm.name} (${vm.state})?`, run)
+    },
     cancel(job) {
       if (isFinal(job)) return c.say(`${job.name} has ended already: ${job.state}. There is nothing to cancel.`)
       c.ask(`Cancel ${job.name} (${job.state})?`, () => act('cancel', job.id, () => cancelNow(job)))

@@ -1,7 +1,7 @@
-// A guest of 512 bytes, which starts in a second under QEMU without KVM and sleeps while nothing is typed: a boot sector that says READY
+// A guest of 512 bytes (on a disk of a MiB), which starts in a second under QEMU without KVM and sleeps while nothing is typed: a boot sector that says READY
 // on its serial port and then sends back every byte it is sent; for a `!` a thousand lines, and at a `.` it powers itself off.
 import { randomUUID } from 'node:crypto'
-import { writeFileSync } from 'node:fs'
+import { truncateSync, writeFileSync } from 'node:fs'
 
 const GREETING = 'READY\r\n'
 export const LINE = 'abcdefghijklmnopqrstuvwxyz0123456789\r\n'
@@ -31,6 +31,7 @@ export function writeEchoDisk(path: string): void {
   Buffer.concat([program, Buffer.from(`${GREETING}\0${LINE}\0`)]).copy(sector)
   sector.writeUInt16LE(0xaa55, 510)
   writeFileSync(path, sector, { mode: 0o644 })
+  truncateSync(path, 2 ** 20) // SeaBIOS boots from no virtio disk that is smaller than a cylinder
 }
 
 /** A domain whose console it is; `metadata` and `uuid` as somebody else would set them. */

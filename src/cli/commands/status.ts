@@ -12,7 +12,7 @@ import {
   table,
   wantsColour,
 } from '../output.ts'
-import { percentOf, statePaint, waitingText } from '../progress.ts'
+import { percentOf, saidOf, statePaint, waitingText } from '../progress.ts'
 import { type SpoolOptions, spoolOptions } from '../spool-options.ts'
 import { join } from 'node:path'
 import { countsText } from '../../text/counts.ts'
@@ -81,6 +81,7 @@ export async function statusText(place: Place, s: JobStatus, colour: boolean): P
     ['Environment', s.kind === 'command' ? await environmentText(place, s) : undefined],
     ['Phase', s.state === 'running' && s.pid === undefined ? s.phase : undefined],
     ['Progress', s.state === 'running' ? progressText(s) : undefined],
+    ['Doing', saidOf(s) && plain(saidOf(s)!)],
     ['Waiting for', s.waiting_on ? plain(waitingText(s.waiting_on)) : undefined],
     ['Reason', s.reason ? plain(s.reason) : undefined],
     ['Attempt', s.attempt === undefined || s.direct ? undefined : `${s.attempt} (epoch ${s.epoch})`],

@@ -85,7 +85,7 @@ async function templatesOf(place: Place): Promise<string[]> {
   const { imagesDir, openImages } = await import('../../vm/images/index.ts')
   const { config } = place
   const images = openImages({
-    dir: imagesDir(config),
+    dir: imagesDir(config, config.vm.dir ?? place.layout.vms),
     templates: config.templates,
     max_bytes: config.images.max_bytes,
     max_age: config.images.max_age,

@@ -1,6 +1,6 @@
 import { Command } from 'commander'
 import type { VmView, VmViews } from '../../client/vms.ts'
-import type { Paint } from '../../text/paint.ts'
+import { vmPaint, vmRemark } from '../../client/vm-describe.ts'
 import { type Column, type Format, formatOption, out, printRows, say } from '../output.ts'
 import { type SpoolOptions, spoolOptions } from '../spool-options.ts'
 import { age, bytes, duration } from '../units.ts'
@@ -59,23 +59,16 @@ async function run(o: Options): Promise<void> {
   if (o.output === 'table') remarks({ ...views, vms })
 }
 
-const paints: Partial<Record<VmView['state'], Paint>> = {
-  running: 'green',
-  paused: 'yellow',
-  error: 'red',
-  missing: 'red',
-}
-
 const columns: readonly Column<VmView>[] = [
   { title: 'NAME', value: (v) => v.name },
-  { title: 'STATE', value: (v) => v.state, paint: (v) => paints[v.state] },
+  { title: 'STATE', value: (v) => v.state, paint: (v) => vmPaint(v.state) },
   { title: 'ADDRESS', value: (v) => v.addresses.join(' ') || '-' },
   { title: 'VCPU', value: (v) => (v.vcpus === undefined ? '-' : String(v.vcpus)), right: true },
   { title: 'MEMORY', value: (v) => (v.memory_bytes === undefined ? '-' : bytes(v.memory_bytes)), right: true },
   { title: 'DISK', value: (v) => diskText(v), right: true },
   { title: 'UPTIME', value: (v) => (v.uptime_ms === undefined ? '-' : duration(v.uptime_ms)), right: true },
   { title: 'HOST', value: (v) => v.host },
-  { title: 'DETAIL', value: detail },
+  { title: 'DETAIL', value: vmRemark },
 ]
 const ownerColumn: Column<VmView> = {
   title: 'OWNER',
@@ -86,16 +79,6 @@ const ownerColumn: Column<VmView> = {
 function diskText(v: VmView): string {
   const all = (v.disks ?? []).reduce((n, d) => n + d.size_bytes, 0)
   return all === 0 ? '-' : bytes(all)
-}
-
-/** What is being done with it, else what is wrong with it. */
-function detail(v: VmView): string {
-  if (v.doing !== undefined) return `${v.doing.action}: ${v.doing.phase}`
-  const [first, ...more] = v.drift
-  if (first !== undefined) return more.length > 0 ? `! ${first.kind} and ${more.length} more` : `! ${first.kind}`
-  if (v.desired !== undefined && v.desired !== v.state && ['running', 'stopped'].includes(v.state))
-    return `should be ${v.desired}`
-  return ''
 }
 
 /** How old the states are, and what differs, for people. */

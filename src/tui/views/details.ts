@@ -80,7 +80,7 @@ export function detailsScreen(c: Context, job: JobStatus): Screen {
   }
 }
 
-function linesOf(row: Row, columns: number): Line[] {
+export function linesOf(row: Row, columns: number): Line[] {
   if (row.heading) return [[], [{ text: ` ${row.value}`, paint: 'bold' }]]
   // What happened may have many lines of its own; what comes from strangers is made harmless line by line.
   const value = row.value.split('\n').map(harmless).join('\n')

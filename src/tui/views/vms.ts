@@ -1,15 +1,19 @@
-/** The VMs: answers with images in output/. */
+/** The VMs: those of the registry, and answers with images in output/. */
 import { statePaint } from '../../client/describe.ts'
 import type { Place } from '../../client/place.ts'
-import { age, bytes } from '../../text/people.ts'
+import { vmPaint, vmRemark } from '../../client/vm-describe.ts'
+import type { VmView } from '../../client/vms.ts'
+import { age, bytes, duration } from '../../text/people.ts'
 import { cell, harmless } from '../../text/width.ts'
+import { actionsOf } from '../actions.ts'
 import { soon, type Watches, watchFolders } from '../data/watch.ts'
-import { type Vm, type VmDetail, vmDetail, vmsIn } from '../data/vms.ts'
+import { type Vm, type VmDetail, vmDetail, vmFolders, vmsIn } from '../data/vms.ts'
 import { type Line, line, overlaid } from '../line.ts'
 import { listControl } from '../list.ts'
-import type { Context, Screen } from '../screen.ts'
+import type { Binding, Context, Screen } from '../screen.ts'
 import { detailsScreen } from './details.ts'
 import { logScreen } from './log.ts'
+import { vmScreen } from './vm.ts'
 
 /** The folder is listed again after this, in ms, or when something changed in it; sizes on the screen are read again after the second. */
 const listMs = 10_000
@@ -27,15 +31,22 @@ export function vmsScreen(c: Context): Screen {
   let watches: Watches | undefined
   const place = (): Place => c.place()
 
+  function take(found: Vm[]): void {
+    vms = found
+    byName = new Map(vms.map((v) => [v.name, v]))
+    ids = vms.map((v) => v.name)
+    listed = true
+    for (const name of details.keys()) if (!byName.has(name)) details.delete(name)
+    if (open) c.changed()
+  }
+
   async function look(): Promise<void> {
     clearTimeout(timer)
     const start = performance.now()
     try {
-      vms = await vmsIn(place())
-      byName = new Map(vms.map((v) => [v.name, v]))
-      ids = vms.map((v) => v.name)
-      listed = true
-      for (const name of details.keys()) if (!byName.has(name)) details.delete(name)
+      // libvirt may take its time; what the files say is there at once
+      if (!listed) take(await vmsIn(place()))
+      take(await vmsIn(place(), true))
     } catch (error) {
       c.fail(error)
     }
@@ -69,6 +80,65 @@ export function vmsScreen(c: Context): Screen {
     else c.say(name === undefined ? 'There is no VM here.' : `No job is known that made ${name}.`)
   }
 
+  const actions = actionsOf(c, () => void look())
+  const withVm = (run: (vm: VmView) => void) => () => {
+    const name = list.selected()
+    const real = name === undefined ? undefined : byName.get(name)?.real
+    if (real !== undefined) run(real)
+    else c.say(name === undefined ? 'There is no VM here.' : `${name} has disks, and no VM runs on them.`)
+  }
+  const changes: readonly Binding[] = [
+    {
+      keys: ['s'],
+      what: 'stop the VM, after a question: its guest is asked, then the plug is pulled',
+      hint: 'stop',
+      run: withVm((v) => actions.vm(v, 'stop')),
+    },
+    { keys: ['r'], what: 'start the VM', hint: 'start', run: withVm((v) => actions.vm(v, 'start')) },
+    { keys: ['R'], what: 'restart the VM, after a question', run: withVm((v) => actions.vm(v, 'restart')) },
+    {
+      keys: ['ctrl+k'],
+      what: 'pull the plug of the VM at once, after a question',
+      run: withVm((v) => actions.vm(v, 'stop', true)),
+    },
+  ]
+
+  /** Beside VMs that run, disks are a line in words. */
+  function rowBeside(vm: Vm, selected: boolean, columns: number): Line {
+    const { real } = vm
+    const [name, address, rest] = widths(columns)
+    const d = want(vm.name)
+    const words = real ? vmRemark(real) : diskWords(vm, d)
+    const up = real?.uptime_ms === undefined ? '' : duration(real.uptime_ms).replaceAll(' ', '')
+    return [
+      { text: `${selected ? '> ' : '  '}${cell(harmless(vm.name), name, { ellipsis: c.glyphs.ellipsis })}  ` },
+      { text: cell(real?.state ?? '-', 8), paint: real && vmPaint(real.state) },
+      { text: `  ${cell(harmless(real?.addresses[0] ?? ''), address, { ellipsis: c.glyphs.ellipsis })}  ` },
+      {
+        text: `${cell(real?.vcpus === undefined ? '' : String(real.vcpus), 4, { right: true })}  ${cell(real?.memory_bytes === undefined ? '' : bytes(real.memory_bytes), 8, { right: true })}  ${cell(up, 8, { right: true })}  `,
+      },
+      {
+        text: cell(harmless(words), rest, { ellipsis: c.glyphs.ellipsis }),
+        paint: words.startsWith('!') ? 'yellow' : undefined,
+      },
+    ]
+  }
+  function diskWords(vm: Vm, d: VmDetail | undefined): string {
+    const size = d === undefined ? '' : `, ${bytes(d.size)}`
+    return vm.formats.length === 0 ? 'disks alone' : `${vm.formats.join(',')}${size}${d?.job ? `, ${d.job.state}` : ''}`
+  }
+  /** name, address, and what is left for words */
+  const widths = (columns: number): [number, number, number] => {
+    const left = columns - 2 - 2 - 8 - 2 - 2 - 4 - 2 - 8 - 2 - 8 - 2
+    const name = Math.max(8, Math.min(40, Math.floor(left * 0.4)))
+    const address = Math.max(8, Math.min(39, Math.floor(left * 0.3)))
+    return [name, address, Math.max(0, left - name - address)]
+  }
+  const headBeside = (columns: number): string => {
+    const [name, address] = widths(columns)
+    return `  ${cell('NAME', name)}  STATE     ${cell('ADDRESS', address)}  VCPU    MEMORY    UPTIME  DOING OR DISKS`
+  }
+
   function row(vm: Vm, d: VmDetail | undefined, selected: boolean, columns: number): Line {
     const wide = nameWidth(columns)
     const name = cell(harmless(vm.name), wide, { ellipsis: c.glyphs.ellipsis })
@@ -94,7 +164,7 @@ export function vmsScreen(c: Context): Screen {
     aside: () => line(`${place().instance}: ${ids.length} VM${ids.length === 1 ? '' : 's'} `),
     show() {
       open = true
-      watches = watchFolders({ [place().layout.output]: lookSoon })
+      watches = watchFolders(Object.fromEntries(vmFolders(place()).map((dir) => [dir, lookSoon])))
       void look()
     },
     hide() {
@@ -105,13 +175,15 @@ export function vmsScreen(c: Context): Screen {
     },
     body({ columns, rows }) {
       const w = list.window(rows - 1)
+      const real = vms.some((v) => v.real !== undefined)
       const head = `  ${cell('NAME', nameWidth(columns))}  DISKS  FORMAT       SIZE  LAST JOB       AGE  LINKS`
-      const out: Line[] = [line(head, 'bold')]
+      const out: Line[] = [line(real ? headBeside(columns) : head, 'bold')]
       if (w.ids.length === 0 && listed)
-        out.push(line(' No disks in output/ yet. Convert one: vmspool convert FILE.', 'dim'))
+        out.push(line(' No VMs, and no disks in output/ yet. Convert one: vmspool convert FILE.', 'dim'))
       w.ids.forEach((name, i) => {
         const selected = w.from + i === w.selected
-        const l = row(byName.get(name)!, want(name), selected, columns)
+        const vm = byName.get(name)!
+        const l = real ? rowBeside(vm, selected, columns) : row(vm, want(name), selected, columns)
         out.push(selected ? overlaid(l, 'inverse') : l)
       })
       return out
@@ -121,10 +193,16 @@ export function vmsScreen(c: Context): Screen {
       ...list.bindings,
       {
         keys: ['enter'],
-        what: 'details of its last job',
-        hint: 'job',
-        run: withJob((s) => c.open(detailsScreen(c, s))),
+        what: 'details of the VM, or of the last job of disks alone',
+        hint: 'details',
+        run() {
+          const name = list.selected()
+          const real = name === undefined ? undefined : byName.get(name)?.real
+          if (real !== undefined) c.open(vmScreen(c, real, changes))
+          else withJob((s) => c.open(detailsScreen(c, s)))()
+        },
       },
+      ...changes,
       { keys: ['l'], what: 'log of its last job', hint: 'log', run: withJob((s) => c.open(logScreen(c, s))) },
     ],
   }
