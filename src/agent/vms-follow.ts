@@ -4,6 +4,7 @@
  * one VM cannot cross.
  */
 import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import type { Session } from '../libvirt/index.ts'
@@ -39,7 +40,7 @@ const AGAIN_MS = 5_000
 const DEBOUNCE_MS = 30
 /** More VMs than this at once: everything is compared. */
 const MANY = 32
-/** A drop has become a job after so long, or it waits in the queue where it is seen. */
+/** A drop that is not in the queue any more has become a job after so long, in ms, or something is wrong. */
 const DROPPED_MS = 15_000
 
 export function followVms(a: Agent, vms: Vms): VmFollower {
@@ -86,11 +87,15 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
     drift = of === undefined ? now : [...drift.filter((d) => d.name !== of || d.kind.startsWith('orphan-')), ...now]
   }
 
+  /** A start that we dropped counts from the drop on, and not only once it is a job. */
   const busy = async (name: string): Promise<boolean> => {
     const last = dropped.get(name)
-    if (last && (performance.now() - last.at < DROPPED_MS || existsSync(join(a.spool.layout.queue, last.file))))
-      return true
-    dropped.delete(name)
+    if (last) {
+      const waits = existsSync(join(a.spool.layout.queue, last.file)) || performance.now() - last.at < DROPPED_MS
+      const status = join(a.spool.layout.output, `${vmAnswer(name)}.status.json`)
+      if (waits && (await dropOf(status)) !== last.file) return true
+      dropped.delete(name)
+    }
     return (await unfinishedOf(a.spool, keyOf(vmAnswer(name)))).length > 0
   }
   const over = async (id: string, name: string): Promise<boolean> => {
@@ -139,6 +144,10 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
     }
   }
 
+  /** how long, in ms, until something is to be done that no event tells of */
+  const until = (due: number | undefined): number =>
+    due === undefined ? PASS_MS : Math.min(PASS_MS, Math.max(200, due - Date.now()))
+
   /** Nothing is decided by an agent that is about to go: what stops now may stop because the host does. */
   const idle = (): boolean => a.draining || a.fenced
 
@@ -152,15 +161,16 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
     await report()
     // a leftover is told from something that is being made by a second look
     const soon = orphans.some((o) => o.passes < 2) ? 10_000 : PASS_MS
-    return Math.min(soon, r.due === undefined ? PASS_MS : Math.max(200, r.due - Date.now()))
+    return Math.min(soon, until(r.due))
   }
 
-  const event = async (session: Session, uuid: string): Promise<void> => {
+  const event = async (session: Session, uuid: string): Promise<number> => {
     const r = await reconcileOne(options(session), uuid)
-    if (!r) return
+    if (!r) return PASS_MS
     note(r.drift, r.name)
     await start(r.toStart)
     await report()
+    return until(r.due)
   }
 
   /** One session: until libvirt is lost, or we close. */
@@ -210,7 +220,7 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
           } else {
             for (const uuid of [...pending]) {
               pending.delete(uuid)
-              await event(session, uuid)
+              due = Math.min(due, performance.now() + (await event(session, uuid)))
             }
           }
         } catch (error) {
@@ -244,6 +254,15 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
       closing.abort(new Error('The agent is ending.'))
       await Promise.race([following, vms.link[Symbol.asyncDispose]().then(() => following)])
     },
+  }
+}
+
+/** What the job that an answer belongs to was dropped as. */
+async function dropOf(status: string): Promise<unknown> {
+  try {
+    return JSON.parse(await readFile(status, 'utf8'))?.drop_file
+  } catch {
+    return undefined
   }
 }
 

@@ -16,7 +16,16 @@ export async function runVmJob(m: VmManifest, c: JobContext<VmManifest>): Promis
     })
   }
   try {
-    return outcome(await carryOut(m, name, await c.vms(), c))
+    const vms = await c.vms()
+    const result = await carryOut(m, name, vms, c)
+    // whoever asks for it by hand is not held up by how often it was started for them before
+    if (m.labels?.by !== 'reconcile' && result.vm?.starts) {
+      await vms.registry.update(name, (r) => {
+        const { starts: _, ...rest } = r ?? {}
+        return r && (rest as typeof r)
+      })
+    }
+    return outcome(result)
   } catch (e) {
     if (c.signal.aborted) throw abortedError(c.signal, e instanceof VmError ? e.phase : undefined)
     throw asJobError(e)

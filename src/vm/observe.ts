@@ -44,6 +44,8 @@ export interface Judgement {
 const WANTED = new Set(['shutdown', 'destroyed', 'saved', 'migrated', 'from_snapshot'])
 /** After so long on its feet, in ms, a VM no longer counts as one that dies at once. */
 const STEADY_MS = 10 * 60_000
+/** After so long, in ms, it is looked at again whether a job has started it. */
+const BUSY_MS = 3_000
 /** Waits before each start of a VM that keeps dying, in ms; then it is left alone. */
 const START_WAITS_MS = [0, 10_000, 60_000, 300_000, 900_000]
 
@@ -150,8 +152,10 @@ export function judge(r: VmRecord, s: Sight): Judgement {
     notes.push('the host was started anew, and it is not one to start with the host (autostart)')
     return { record: { ...record, desired: 'stopped' }, drift, start: false, notes }
   }
-  if (s.missing_files.length > 0 || s.domain.name !== r.name || s.busy || s.host_stops)
+  if (s.missing_files.length > 0 || s.domain.name !== r.name || s.host_stops)
     return { record, drift, start: false, notes }
+  // a job that fails to start it makes no event
+  if (s.busy) return { record, drift, start: false, due: Date.parse(s.at) + BUSY_MS, notes }
   return startOrNot(record, s, drift, notes)
 }
 

@@ -81,14 +81,13 @@ export async function reconcile(o: ReconcileOptions): Promise<Reconciled> {
   for (const r of records) if (!known.has(r.name) && (await o.jobs.busy(r.name))) known.add(r.name)
   const found = await findOrphans(registry, o.dir, ours, known)
   const orphans = o.remember(await withoutBusy(found, o.jobs.busy), common.at)
-  const due = Math.min(...judged.map(([, j]) => j.due ?? Number.POSITIVE_INFINITY))
   return {
     at: common.at,
     drift: driftOf(judged, orphans),
     toStart,
     orphans,
     recovered,
-    ...(due < Number.POSITIVE_INFINITY ? { due } : {}),
+    ...dueOf(judged),
   }
 }
 
@@ -96,7 +95,7 @@ export async function reconcile(o: ReconcileOptions): Promise<Reconciled> {
 export async function reconcileOne(
   o: ReconcileOptions,
   uuid: string,
-): Promise<{ name: string; drift: Drift[]; toStart: VmRecord[] } | undefined> {
+): Promise<(Pick<Reconciled, 'drift' | 'toStart' | 'due'> & { name: string }) | undefined> {
   const r = (await o.registry.all()).find((x) => x.uuid === uuid)
   if (!r) return undefined
   const domain = await lookAtDomain(o.session, uuid, o.signal)
@@ -108,7 +107,7 @@ export async function reconcileOne(
   const common = commonSight(o)
   const judged: [VmRecord, Judgement][] = [[r, await judgeOne(o, common, r, domain, named)]]
   const toStart = await write(o, judged, common.at)
-  return { name: r.name, drift: driftOf(judged, []), toStart }
+  return { name: r.name, drift: driftOf(judged, []), toStart, ...dueOf(judged) }
 }
 
 function commonSight(o: ReconcileOptions): Common {
@@ -176,6 +175,11 @@ async function write(o: ReconcileOptions, judged: readonly [VmRecord, Judgement]
   })
   for (const [name, message] of noted) o.log('info', 'vm.reconciled', { name, message })
   return toStart
+}
+
+function dueOf(judged: readonly [VmRecord, Judgement][]): { due?: number } {
+  const due = Math.min(...judged.map(([, j]) => j.due ?? Number.POSITIVE_INFINITY))
+  return due < Number.POSITIVE_INFINITY ? { due } : {}
 }
 
 async function withoutBusy<T extends { name: string }>(

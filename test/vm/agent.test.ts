@@ -1,0 +1,157 @@
+// The main agent looks after VMs by itself: across crashes of guests, daemon and host, with a damaged registry, and never too much.
+import { request } from 'node:http'
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { readVmReports } from '../../src/vm/report.ts'
+import { isRoot } from '../support/libvirtd.ts'
+import { control } from '../support/agent.ts'
+import { drop, endOf, eventsOf, readJson } from '../support/results.ts'
+import { tempDir } from '../support/temp.ts'
+import { until } from '../support/wait.ts'
+import { NOTHING, type Scene, scene, vmManifest } from './scene.ts'
+
+const state = async (s: Scene, name: string) => (await s.traces(name)).domains[0]
+/** jobs on a VM that ended, by who asked for them */
+async function jobsOf(s: Scene, name: string): Promise<{ action: string; by: string | undefined; state: string }[]> {
+  const ends = (await eventsOf(s.bed, 'finished')).filter((e) => e.name === `${name}.vm`)
+  return Promise.all(
+    ends.map(async (e) => {
+      const folder = join(s.bed.layout.jobs, e.state === 'succeeded' ? 'done' : String(e.state))
+      const file = (await readdir(folder)).find((f) => f.includes(e.job!))!
+      const job = (await readJson<{ manifest: { action: string; labels?: { by?: string } } }>(join(folder, file)))!
+      return { action: job.manifest.action, by: job.manifest.labels?.by, state: String(e.state) }
+    }),
+  )
+}
+const logged = (s: Scene, event: string) =>
+  s.bed.agents.flatMap((a) => a.output().split('\n')).filter((l) => l.includes(`"event":"${event}"`))
+async function create(s: Scene, name: string): Promise<void> {
+  await drop(s.bed, vmManifest(s, name, 'create'))
+  expect((await endOf(s.bed, `${name}.vm`)).state).toBe('succeeded')
+}
+const metrics = (s: Scene): Promise<string> =>
+  new Promise((resolve, reject) => {
+    request({ socketPath: join(s.bed.dir, 'run/health.sock'), path: '/metrics' }, (res) => {
+      let text = ''
+      res.on('data', (d: Buffer) => (text += d.toString()))
+      res.on('end', () => resolve(text))
+    })
+      .on('error', reject)
+      .end()
+  })
+const report = async (s: Scene) => (await readVmReports(join(s.bed.layout.output, 'vms')))[0]
+
+describe.runIf(isRoot)('an agent', { timeout: 180_000 }, () => {
+  test('starts again what crashed, leaves off what was stopped, and shows what it sees', async () => {
+    await using dir = await tempDir()
+    await using s = await scene(dir.path)
+    // without VMs and without libvirt in its settings there is nothing to look after, and nothing is loaded
+    const first = await s.bed.start()
+    expect((await control(s.bed, 'status')).vms).toBeUndefined()
+    await create(s, 'web')
+    expect(logged(s, 'vm.opened')).toHaveLength(1)
+
+    // the guest's process dies
+    await s.libvirtd.inside(['pkill', '-9', '-f', 'guest=web,'])
+    await until('it is started again', async () => (await jobsOf(s, 'web')).length === 2, { also: first.output })
+    expect((await jobsOf(s, 'web'))[1]).toEqual({ action: 'start', by: 'reconcile', state: 'succeeded' })
+    expect([await state(s, 'web'), await s.record('web')]).toMatchObject([
+      'running',
+      { desired: 'running', starts: { count: 1 } },
+    ])
+    // … and again at once: now it waits, and says so
+    await s.libvirtd.inside(['pkill', '-9', '-f', 'guest=web,'])
+    const told = await until('the wait is told', async () =>
+      (await report(s))?.drift.find((d) => d.kind === 'not-running'),
+    )
+    expect(told.message).toMatch(
+      /^The VM "web" should run and died soon after it was started \(1 times\); it is started again at 20/,
+    )
+    // somebody who starts it does not have to wait
+    await drop(s.bed, vmManifest(s, 'web', 'start'))
+    await until(
+      'it runs',
+      async () => (await s.record('web'))?.state === 'running' && (await state(s, 'web')) === 'running',
+    )
+    await until('nothing differs any more', async () => (await report(s))?.drift.length === 0)
+
+    // an admin stops it
+    await s.libvirtd.virsh(s.uri, 'destroy', 'web')
+    await until('that is what it should be', async () => (await s.record('web'))?.desired === 'stopped')
+    expect(await metrics(s)).toMatch(/^vmspool_vms\{state="stopped"\} 1$/m)
+    expect((await control(s.bed, 'status')).vms).toMatchObject({
+      states: { stopped: 1, running: 0 },
+      drift: 0,
+      orphans: 0,
+    })
+    const jobs = await jobsOf(s, 'web')
+    expect(jobs.filter((j) => j.by === 'reconcile')).toHaveLength(1)
+    expect(await first.stop()).toEqual({ code: 0, signal: null })
+  })
+
+  test('finds its VMs off after the host lost its power, and starts each once', async () => {
+    await using dir = await tempDir()
+    await using s = await scene(dir.path)
+    const first = await s.bed.start()
+    for (const name of ['one', 'two']) await create(s, name)
+    await drop(s.bed, vmManifest(s, 'two', 'stop'))
+    await until(
+      'two is off',
+      async () => (await s.record('two'))?.desired === 'stopped' && (await state(s, 'two')) === 'shut off',
+    )
+
+    await first.kill()
+    await s.libvirtd.signal('KILL')
+    await s.libvirtd.inside(['sh', '-c', 'pkill -9 -f ^/usr/bin/qemu-system; rm -rf /run/libvirt/qemu/*'])
+    // the agent is there before libvirt is
+    const second = await s.bed.start()
+    await until('it looks for libvirt', async () => (await report(s))?.libvirt.state !== 'connected')
+    await s.libvirtd.start()
+    await until('one was started', async () => (await jobsOf(s, 'one')).length === 2, { also: second.output })
+    expect([await state(s, 'one'), await state(s, 'two')]).toEqual(['running', 'shut off'])
+    expect((await s.traces('one')).guests).toBe(1)
+    expect((await jobsOf(s, 'one')).map((j) => [j.action, j.by])).toEqual([
+      ['create', undefined],
+      ['start', 'reconcile'],
+    ])
+    expect(await jobsOf(s, 'two')).toHaveLength(2)
+
+    // the daemon alone goes and comes: the guests run on, and nothing is done
+    const connected = logged(s, 'libvirt.connected').length
+    await s.libvirtd.signal('KILL')
+    await s.libvirtd.start()
+    await until('the agent is back', () => logged(s, 'libvirt.connected').length > connected, { also: second.output })
+    // a daemon that still takes its guests up again tells nothing of their end (src/libvirt/README.md)
+    await s.libvirtd.virsh(s.uri, 'domstats', '--balloon', 'one')
+    expect(await state(s, 'one')).toBe('running')
+    await s.libvirtd.virsh(s.uri, 'destroy', 'one')
+    await until('events are heard again', async () => (await s.record('one'))?.desired === 'stopped', {
+      also: second.output,
+    })
+    expect(await jobsOf(s, 'one')).toHaveLength(2)
+  })
+
+  test('with a registry that is no registry starts, works, and says what it did', async () => {
+    await using dir = await tempDir()
+    await using s = await scene(dir.path)
+    const first = await s.bed.start()
+    await create(s, 'web')
+    await first.stop()
+    const file = join(s.bed.layout.output, 'vms/vms.json')
+    await rm(`${file}.bak`)
+    await writeFile(file, 'null')
+    const second = await s.bed.start()
+    const seen = await until('it has looked', async () => {
+      const r = await report(s)
+      return r?.seen_at && r.problems.length > 0 ? r : undefined
+    })
+    expect(seen.problems[0]!.message).toContain('rebuilt from the domains that libvirt has with our metadata')
+    expect(await readFile(seen.problems[0]!.kept!, 'utf8')).toBe('null')
+    expect(await s.record('web')).toMatchObject({ origin: 'recovered', state: 'running', desired: 'running' })
+    expect((await control(s.bed, 'status')).vms).toMatchObject({ problems: 1 })
+    await drop(s.bed, vmManifest(s, 'web', 'delete'))
+    await until('its deletion is over', async () => (await jobsOf(s, 'web')).length === 2, { also: second.output })
+    expect([(await endOf(s.bed, 'web.vm')).state, await s.traces('web')]).toEqual(['succeeded', NOTHING])
+  })
+})
