@@ -372,7 +372,7 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
   'images.dir': set<string>(
     path,
     undefined,
-    'Cache of template images. Default: <root>/.images, for all instances. On the filesystem of vm.dir no copies are needed.',
+    'Cache of template images. Default: <vm.dir>/.images, where VMs need no copies of them. One folder may serve several instances and hosts.',
   ),
   'images.max_bytes': set(size(0, 2 ** 53 - 1), '100G', 'The cache is kept below this; 0: no limit.', live),
   'images.max_age': set(duration(0, years), '90d', 'Images not used for this long are removed; 0: never.', live),

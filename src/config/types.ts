@@ -132,7 +132,7 @@ export interface Config {
     reserved: { vcpus: number /** bytes */; memory: number; disk: number }
   }
   images: {
-    /** undefined: `<root>/.images`, for all instances */
+    /** undefined: `<vm.dir>/.images` */
     dir?: string
     /** bytes; 0: no limit */
     max_bytes: number

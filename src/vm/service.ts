@@ -64,7 +64,7 @@ export async function openVms(o: VmsOptions): Promise<Vms> {
     log: (level, event, fields) => log[level](event, fields),
   })
   const images = openImages({
-    dir: imagesDir(config),
+    dir: imagesDir(config, dir),
     log,
     // a reload changes these
     get templates() {

@@ -15,7 +15,8 @@ async function scene(body: Buffer) {
   const server = await imageServer({ body, etag: '"v"' })
   const config = join(dir.path, 'agent.yaml')
   const root = join(dir.path, 'root')
-  const cache = join(root, '.images')
+  const cache = join(root, 'default/output/vms/.images')
+  for (const f of ['owners', 'jobs', 'output', 'queue']) await mkdir(join(root, 'default', f), { recursive: true })
   const checksum = `sha512:${createHash('sha512').update(body).digest('hex')}`
   await writeFile(
     config,
@@ -97,8 +98,9 @@ test('what goes wrong is said in a sentence, with an exit code', { timeout: 120_
     s.image(['add', 'x', file, '--checksum', '0'.repeat(64)]),
     s.image(['add', 'x', join(s.dir, 'nowhere')]),
     s.image(['add', 'bad/name', file]),
+    s.image(['add', 'x', file, '--instance', 'mistyped']),
   ])
-  expect(runs.map((r) => r.code)).toEqual([2, 1, 1, 2, 1, 1, 1])
+  expect(runs.map((r) => r.code)).toEqual([2, 1, 1, 2, 1, 1, 1, 73])
   const said = runs.map((r) => r.err)
   expect(said[0]).toContain('Say which templates, or --all. The configuration has: debian, plain.')
   expect(said[1]).toContain('There is no image debain. The configuration has these templates: debian, plain.')
@@ -107,6 +109,7 @@ test('what goes wrong is said in a sentence, with an exit code', { timeout: 120_
   expect(said[4]).toContain('is not the image that was meant')
   expect(said[5]).toContain('cannot be read')
   expect(said[6]).toContain('cannot be the name of an image')
+  expect(said[7]).toContain('There is no spool "mistyped"')
   for (const r of runs) {
     expect(r.out).toBe('')
     expect(r.err).not.toMatch(/\n\s+at |error in vmspool itself/)

@@ -93,7 +93,7 @@ function pullCommand(): Command {
 }
 
 async function pull(names: string[], o: Options & { all?: boolean }): Promise<void> {
-  const { images, config } = await store(o)
+  const { images, config, ready } = await store(o)
   const wanted = o.all ? Object.keys(config.templates) : names
   if (wanted.length === 0)
     throw new CliError(
@@ -102,7 +102,7 @@ async function pull(names: string[], o: Options & { all?: boolean }): Promise<vo
         ? 'The configuration has no templates (docs/images.md shows one).'
         : `Say which templates, or --all. The configuration has: ${Object.keys(config.templates).join(', ') || 'none'}.`,
     )
-  await mayWrite(images.dir)
+  await ready()
   const rows: Row[] = []
   for (const name of wanted) rows.push(row(await watched(name, o, (h) => images.get(name, { ...h, refresh: true }))))
   await print(o, rows, '')
@@ -118,9 +118,9 @@ function rmCommand(): Command {
 }
 
 async function rm(names: string[], o: Options): Promise<void> {
-  const { images, config } = await store(o)
-  await mayWrite(images.dir)
-  const vm_dirs = await vmDirs(config)
+  const { images, config, ready, vmDir } = await store(o)
+  await ready()
+  const vm_dirs = await vmDirs(config.root, vmDir)
   const rows: Row[] = []
   for (const name of names) rows.push(...(await told(() => images.remove(name, { vm_dirs }))).map(row))
   await print(o, rows, '')
@@ -145,8 +145,8 @@ async function add(
   source: string,
   o: Options & { checksum?: string; format?: 'qcow2' | 'raw' },
 ): Promise<void> {
-  const { images } = await store(o)
-  await mayWrite(images.dir)
+  const { images, ready } = await store(o)
+  await ready()
   const { checksum, format } = o
   const image = await watched(name, o, (h) =>
     images.add(name, source, {
@@ -167,27 +167,33 @@ function parseChecksum(text: string): string {
 }
 
 async function store(o: SpoolOptions) {
-  const { locate } = await import('../../client/place.ts')
+  const { locate, requireSpool } = await import('../../client/place.ts')
   const { imagesDir, openImages } = await import('../../vm/images/index.ts')
-  const { config } = await locate(o)
+  const place = await locate(o)
+  const { config, layout } = place
+  const vmDir = config.vm.dir ?? layout.vms
   const images = openImages({
-    dir: imagesDir(config),
+    dir: imagesDir(config, vmDir),
     templates: config.templates,
     max_bytes: config.images.max_bytes,
     max_age: config.images.max_age,
     reserve_bytes: config.space.reserve_bytes,
     max_virtual_size: config.convert.max_virtual_size,
   })
-  return { images, config }
+  /** MUST come before a change: no spool is made by looking for images in it */
+  const ready = async (): Promise<void> => {
+    if (images.dir.startsWith(`${layout.output}/`)) await requireSpool(place, 'read')
+    await mayWrite(images.dir)
+  }
+  return { images, config, vmDir, ready }
 }
 
 /** Everywhere that VMs of this host may lie. */
-async function vmDirs(config: { root: string; output?: string; vm: { dir?: string } }): Promise<string[]> {
+async function vmDirs(root: string, own: string): Promise<string[]> {
   const { instancesBelow } = await import('../../client/agents.ts')
   const { join } = await import('node:path')
-  const own = [config.vm.dir, config.output === undefined ? undefined : join(config.output, 'vms')]
-  const others = (await instancesBelow(config.root).catch(() => [])).map((i) => join(config.root, i, 'output', 'vms'))
-  return [...new Set([...own, ...others])].filter((d) => d !== undefined)
+  const others = (await instancesBelow(root).catch(() => [])).map((i) => join(root, i, 'output', 'vms'))
+  return [...new Set([own, ...others])]
 }
 
 /** @throws {CliError} that names who may */

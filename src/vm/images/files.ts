@@ -10,15 +10,17 @@ export async function makeFolders(dir: string): Promise<void> {
   try {
     await made(dir, 0o755)
     const f = folders(dir)
-    for (const path of [f.partial, f.locks]) if (await made(path, 0o755)) await ownedLike(dir, path)
+    for (const path of [f.partial, f.locks]) await made(path, 0o755)
   } catch (e) {
     throw storage(e, `The image cache ${dir} could not be made`)
   }
 }
 
+/** With its parents, all for the owner of the folder that was there. */
 async function made(path: string, mode: number): Promise<boolean> {
   const first = await mkdir(path, { recursive: true })
   if (first === undefined) return false
+  for (let at = path; at.length >= first.length; at = dirname(at)) await ownedLike(dirname(first), at)
   // the umask of a service may take bits away that others need
   await chmod(path, mode)
   return true

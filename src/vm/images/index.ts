@@ -21,9 +21,12 @@ import type { CachedImage, ImageHooks, ImagesOptions, ImageStore } from './types
 export { shown } from './names.ts'
 export type { CachedImage, ImageHooks, ImageStore } from './types.ts'
 
-/** Where the images of an agent lie. */
-export function imagesDir(config: Pick<Config, 'root' | 'images'>): string {
-  return config.images.dir ?? join(config.root, '.images')
+/**
+ * Where the images of an agent lie. Beside its VMs unless configured: there hard links can be made. (A service may write to each of its folders
+ * through a mount of its own, and links do not cross mounts, even of one file system.)
+ */
+export function imagesDir(config: Pick<Config, 'images'>, vmDir: string): string {
+  return config.images.dir ?? join(vmDir, '.images')
 }
 
 export function openImages(options: ImagesOptions): ImageStore {
