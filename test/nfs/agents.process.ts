@@ -1,5 +1,5 @@
 // On a host of agents: four of them on the shared spool, killed and stopped at random until the server's host calls for calm.
-import { spawn, type ChildProcess } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -9,6 +9,7 @@ import { type Blows, CALM, END, exists, INSTANCE, LEASE_MS, reportOf, ROOT, sett
 const next = random(setting('seed') + (hostname() === 'hv-a' ? 1 : 2))
 /** the end of what all of them said */
 let last = ''
+let silent = 0
 const config = '/run/agent.yaml'
 await writeFile(
   config,
@@ -57,6 +58,10 @@ while (performance.now() < until && !(await exists(CALM))) {
   say(
     `${slots.filter((s) => s.alive).length} of 4 alive, ${report.kills} kills, ${report.stops} stops; ${last.trimEnd().split('\n').at(-1)}`,
   )
+  if (!slots.some((s) => s.ready) && ++silent % 6 === 0) {
+    const all = execFileSync('ps', ['-eo', 'pid,ppid,stat,wchan:32,time,args'], { encoding: 'utf8' }).split('\n')
+    say(`none is ready:\n${all.filter((l) => l.includes('vmspool')).join('\n')}`)
+  }
   for (const [i, s] of slots.entries()) {
     if (s.stoppedUntil !== undefined && performance.now() > s.stoppedUntil) {
       s.child.kill('SIGCONT')
