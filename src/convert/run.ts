@@ -122,7 +122,14 @@ async function defineStage(
           size_bytes: t.disk.info.virtual_size,
           boot: t.disk.boot,
         }))
-      const { xml, domain, warnings, ...done } = await plan.define!({ domain: vm.domain, disks })
+      const answer = await plan.define!({ domain: vm.domain, disks })
+      if ('refused' in answer) {
+        report.not_defined = answer.refused
+        warn(report, 'define', answer.refused)
+        if (plan.vm?.write_xml) report.domain = await writeDescription(plan, vm)
+        return
+      }
+      const { xml, domain, warnings, ...done } = answer
       for (const message of warnings) warn(report, 'define', message)
       report.define = done
       if (!plan.vm?.write_xml) return

@@ -96,9 +96,10 @@ export interface ConvertPlan {
 
 /**
  * The define step. The rooms of conversions and of VMs do not know each other, so whoever has both supplies it. It comes after everything
- * else; when it throws, the disks are put back to where a later attempt finds them, so it MUST NOT leave a VM running on them then.
+ * else; when it throws, the disks are put back to where a later attempt finds them, so it MUST NOT leave a VM running on them then. `refused`: there is
+ * no VM, and the conversion is a success all the same.
  */
-export type DefineVm = (made: MadeVm) => Promise<DefineReport>
+export type DefineVm = (made: MadeVm) => Promise<DefineReport | { refused: string }>
 
 /** What was made: the finished disks under their names, and the VM over them. */
 export interface MadeVm {
@@ -263,6 +264,8 @@ export interface ConvertReport {
   domain?: DomainReport
   /** what the define step did */
   define?: Omit<DefineReport, 'xml' | 'domain' | 'warnings'>
+  /** why there is no VM, where that is no failure */
+  not_defined?: string
   /** dry run: what the copy would need */
   estimate: { bytes: number; time_ms: number; free_bytes: number }
 }

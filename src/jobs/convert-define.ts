@@ -64,7 +64,9 @@ export function definePlan(m: ConvertManifest, c: Context, said: Said): Pick<Con
         } satisfies DefineReport
       } catch (e) {
         if (c.signal.aborted) throw abortedError(c.signal, 'define')
-        throw asJobError(e)
+        const error = asJobError(e)
+        if (!c.define_may_fail || !(error instanceof JobError)) throw error
+        return { refused: error.hint === undefined ? error.message : `${error.message} ${error.hint}` }
       }
     },
   }

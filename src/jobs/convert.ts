@@ -99,6 +99,7 @@ function outcome(plan: ConvertPlan, report: ConvertReport, warnings: StageWarnin
     disks: report.disks,
     ...(report.domain ? { domain: report.domain } : {}),
     ...(report.define ? { define: report.define } : {}),
+    ...(report.not_defined === undefined ? {} : { not_defined: report.not_defined }),
     ...(report.fix ? { fix: report.fix } : {}),
     ...(report.guest ? { guest: report.guest } : {}),
     dry_run: report.dry_run,

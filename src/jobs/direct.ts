@@ -1,11 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import { access, lstat, mkdir, mkdtemp, readdir, readFile, realpath, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { basename, dirname, join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import type { Config } from '../config/index.ts'
 import { syncFile } from '../convert/index.ts'
 import { answerNameOf, type ConvertManifest } from '../manifest/index.ts'
 import { identify, isAlive, isLocal, type ProcessIdentity } from '../process/index.ts'
+import type { Vms } from '../vm/index.ts'
 import { convert } from './convert.ts'
 import {
   COMMAND_LINE,
@@ -28,6 +29,8 @@ export interface DirectOptions {
   /** replace results of that name; default: refuse */
   overwrite?: boolean
   config: Config
+  /** for a manifest that asks for the VM, too; default: it is not defined, with a warning. Not closed here */
+  vms?: () => Promise<Vms>
   signal?: AbortSignal
   progress?(p: JobProgress): void
   log?(stream: 'stdout' | 'stderr' | 'agent', text: string | Buffer): void
@@ -61,9 +64,11 @@ export async function convertDirectly(o: DirectOptions): Promise<DirectResult> {
   const answerDir = dry ? await nearestFolder(out) : join(work, 'answer')
   try {
     const earlier = dry ? [] : await leftOver(out, name)
-    if (!dry) await begin(work, answerDir)
+    // a killed run's VM belongs to this one, which goes on with it
+    const id = earlier[0]?.job ?? `direct-${randomBytes(6).toString('hex')}`
+    if (!dry) await begin(work, answerDir, id)
     const context: JobContext<ConvertManifest> = {
-      id: basename(work),
+      id,
       answer: name,
       epoch: earlier.length + 1,
       owner: `direct-${process.pid}`,
@@ -83,6 +88,7 @@ export async function convertDirectly(o: DirectOptions): Promise<DirectResult> {
       log: o.log ?? (() => undefined),
       spawned: o.spawned ?? (() => undefined),
       config: o.config,
+      ...(o.vms && !dry ? { vms: o.vms, define_may_fail: true } : {}),
     }
     const outcome = await convert.run(manifest, context)
     if (dry) return { outcome, files: [] }
@@ -111,24 +117,30 @@ function workPrefix(name: string): string {
   return `.vmspool-${Buffer.from(name).toString('hex').slice(0, 64)}-`
 }
 
-async function begin(work: string, answerDir: string): Promise<void> {
+async function begin(work: string, answerDir: string, job: string): Promise<void> {
   await mkdir(work, { mode: 0o700 })
   await mkdir(answerDir)
-  await writeFile(join(work, 'owner.json'), JSON.stringify(identify(process.pid)))
+  await writeFile(join(work, 'owner.json'), JSON.stringify({ ...identify(process.pid), job }))
 }
 
 /** Folders of earlier runs of that name whose process is gone. One on another host is left alone: nothing is known of it. */
-async function leftOver(out: string, name: string): Promise<EarlierAttempt[]> {
-  const found: EarlierAttempt[] = []
+async function leftOver(out: string, name: string): Promise<(EarlierAttempt & { job?: string })[]> {
+  const found: (EarlierAttempt & { job?: string })[] = []
   for (const entry of await readdir(out)) {
     if (!entry.startsWith(workPrefix(name))) continue
     const dir = join(out, entry)
     const id = await readFile(join(dir, 'owner.json'), 'utf8').then(
-      (t) => JSON.parse(t) as ProcessIdentity,
+      (t) => JSON.parse(t) as ProcessIdentity & { job?: string },
       () => undefined,
     )
     if (!id || !isLocal(id) || isAlive(id)) continue
-    found.push({ dir, epoch: found.length + 1, owner: `direct-${id.pid}`, dead: true })
+    found.push({
+      dir,
+      epoch: found.length + 1,
+      owner: `direct-${id.pid}`,
+      dead: true,
+      ...(id.job === undefined ? {} : { job: id.job }),
+    })
   }
   return found
 }

@@ -133,6 +133,8 @@ export interface JobContext<M = Manifest> {
   family?: Family
   /** the VM service of whoever runs the job, opened when it is first needed */
   vms?: () => Promise<Vms>
+  /** a VM that cannot be defined is told in the outcome (`not_defined`), and costs nobody the converted disks */
+  define_may_fail?: boolean
   /** what the last job of that id or answer name has published; undefined: there is no such job, or nothing of it is left */
   resultOf?: (job: string) => Promise<JobResultDisks | undefined>
   /** false once another agent has the job */

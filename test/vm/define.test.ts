@@ -9,6 +9,7 @@ import type { ConvertManifest } from '../../src/manifest/index.ts'
 import type { DefineSpec } from '../../src/vm/index.ts'
 import type { VmOrder } from '../../src/vm/types.ts'
 import { bench, disk } from '../convert/harness.ts'
+import { vmspool } from '../support/agent.ts'
 import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
 import { type Bed, blankDisk, failure, GONE, hear, order, type Room, spec, vmBed } from './bed.ts'
@@ -205,8 +206,10 @@ describe('nothing is taken away', () => {
     const id = await bed.virsh('domid', 'runs')
 
     const other = await finished(room, 'runs', { folder: join(room.temp.path, 'two') })
-    const e = await failure(room.vms.define(order(), other, hear()))
+    const h = hear()
+    const e = await failure(room.vms.define(order(), other, h))
     expect(e).toMatchObject({ code: 'vm-running' })
+    expect(h.phases).toEqual(['admit']) // before anything was changed
     expect(e.hint).toContain('vmspool vm stop runs')
 
     const next: VmOrder = { ...job, epoch: 2 }
@@ -393,5 +396,45 @@ describe('as the last step of a conversion', () => {
     expect(without.define).toBeUndefined()
     expect(without.said.join()).toContain('this process has no VM service')
     await remove(room, 'vm')
+  })
+
+  test('vmspool convert defines it without an agent when asked; when that is refused the disks are there all the same', async () => {
+    await using temp = await tempDir()
+    const source = await blankDisk(join(temp.path, 'web.raw'))
+    const config = { libvirt: { uri: bed.uri }, vm: { accelerator: 'qemu' } }
+    await writeFile(join(temp.path, 'agent.yaml'), JSON.stringify(config))
+    const manifest = (name: string, libvirt_integration: object) => ({
+      manifest_version: '1.0',
+      name,
+      nics: [],
+      disks: [{ id: 'disk-0', source_format: 'raw', bytes: 4 * MIB, local_path: source }],
+      libvirt_integration,
+    })
+    const convert = async (name: string, libvirt_integration: object, out: string) => {
+      const file = join(temp.path, `${name}.json`)
+      await writeFile(file, JSON.stringify(manifest(name, libvirt_integration)))
+      const place = ['--root', temp.path, '--instance', 'here', '--config', join(temp.path, 'agent.yaml')]
+      const env = { VMSPOOL_RUNTIME_DIR: join(temp.path, 'run') }
+      return execa(vmspool, ['convert', file, '-o', join(temp.path, out), '--quiet', ...place], { env, reject: false })
+    }
+    const nowhere = await convert('web', { enabled: true }, 'one')
+    expect(nowhere).toMatchObject({ exitCode: 1, stdout: expect.stringContaining('one/web.qcow2') })
+    expect(nowhere.stderr).toContain('there is no folder')
+    expect(nowhere.stderr).toContain('vmspool submit')
+
+    await mkdir(join(temp.path, 'here/output'), { recursive: true })
+    const made = await convert('web', { enabled: true }, 'two')
+    expect(made, made.stderr).toMatchObject({ exitCode: 0 })
+    expect(made.stderr).toContain('The VM "web" was defined.')
+    const [disk] = (await xmlOf('web')).match(/[^']*direct-\w+-e1\/disk-0\.qcow2/)!
+    expect(await inode(disk)).toBe(await inode(join(temp.path, 'two/web.qcow2')))
+    expect(await readFile(join(temp.path, 'two/web.xml'), 'utf8')).toContain(disk)
+
+    const refused = await convert('web', { enabled: true, overwrite_domain: false }, 'three')
+    expect(refused).toMatchObject({ exitCode: 1, stdout: expect.stringContaining('three/web.qcow2') })
+    expect(refused.stderr).toContain('overwrite_domain is false')
+    expect(await xmlOf('web')).toContain(disk)
+    await bed.virsh('undefine', 'web')
+    expect(await readdir(join(temp.path, 'run')).catch(() => [])).toEqual([])
   })
 })

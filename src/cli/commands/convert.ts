@@ -75,7 +75,9 @@ async function run(source: string, o: ConvertOptions): Promise<void> {
   const why = o.direct ? 'as asked' : o.dryRun ? 'as a dry run' : `no agent of "${place.instance}" is running`
   say(`Converting "${name}" directly (${why}).`)
   const { convertHere } = await import('../convert/here.ts')
-  printPaths(await convertHere(place, prepared, o))
+  const { files, problem } = await convertHere(place, prepared, o)
+  printPaths(files)
+  if (problem !== undefined) throw new CliError(exitCodes.jobFailed, problem)
 }
 
 /** The manifest of the source, with what the command line says put over it. */

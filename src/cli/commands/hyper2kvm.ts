@@ -3,7 +3,7 @@ import { Command } from 'commander'
 import { type ConvertManifest, safeName } from '../../manifest/index.ts'
 import type { Prepared } from '../../client/manifest-files.ts'
 import { CliError, exitCodes } from '../errors.ts'
-import { out } from '../output.ts'
+import { out, say } from '../output.ts'
 import { convertHere } from '../convert/here.ts'
 import { prepareConvert } from '../convert/prepare.ts'
 
@@ -43,7 +43,7 @@ async function run(file: string, o: Options): Promise<void> {
   const place = await locate(o.config === undefined ? {} : { config: o.config })
   // Nobody polls for a .qcow2 of that name here.
   const own = { ...place, config: { ...place.config, poll_name: 'off' as const } }
-  const files = await convertHere(own, prepared, {
+  const { files, problem } = await convertHere(own, prepared, {
     output: prepared.output,
     overwrite: true,
     dryRun: prepared.dry,
@@ -52,6 +52,8 @@ async function run(file: string, o: Options): Promise<void> {
   // The caller takes the first such line; what a data disk is called is in the report beside it.
   const boot = files.at(-1)
   if (boot !== undefined) out(`Output: ${boot}`)
+  // as with hyper2kvm: the disks are what counts
+  if (problem !== undefined) say(`warning: ${problem}`)
 }
 
 /** Where the results go and what they are called, which an agent decides otherwise: its spool has one place for all. */

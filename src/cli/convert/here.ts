@@ -8,28 +8,41 @@ import { CliError, exitCodes } from '../errors.ts'
 import { out, say } from '../output.ts'
 import { progressView } from '../progress.ts'
 import { interruptSignal } from '../waiting.ts'
+import type { Vms } from '../../vm/index.ts'
 import type { ConvertOptions } from './options.ts'
 
 type HereOptions = Pick<ConvertOptions, 'output' | 'overwrite' | 'dryRun' | 'quiet' | 'timeout'>
 
 /**
  * Runs the agent's own engine in this process.
- * @returns absolute paths of the results, the boot disk last; none after a dry run, whose estimate is printed
+ * @returns absolute paths of the results, the boot disk last; none after a dry run, whose estimate is printed. `problem`: they are there, but the VM
+ * that was asked for is not
  */
-export async function convertHere(place: Place, prepared: Prepared, o: HereOptions): Promise<string[]> {
+export async function convertHere(
+  place: Place,
+  prepared: Prepared,
+  o: HereOptions,
+): Promise<{ files: string[]; problem?: string }> {
   const view = await progressView({ quiet: o.quiet === true })
   const name = prepared.name ?? 'vm'
   const show = meter(name, (status) => view.update(status))
   const interrupt = interruptSignal()
   const stop = stopSignal(interrupt.signal, o.timeout)
   const errors: string[] = []
+  const manifest = prepared.manifest as ConvertManifest
+  // the configuration speaks to agents; here only who asks gets a VM
+  const asked = manifest.libvirt_integration?.enabled === true
+  let vms: Promise<Vms> | undefined
   try {
     const { outcome, files } = await convertDirectly({
-      manifest: prepared.manifest as ConvertManifest,
+      manifest: asked
+        ? manifest
+        : { ...manifest, libvirt_integration: { ...manifest.libvirt_integration, enabled: false } },
       name,
       outputDir: o.output,
       overwrite: o.overwrite === true,
       config: place.config,
+      ...(asked ? { vms: () => (vms ??= import('./vms-here.ts').then(({ vmsHere }) => vmsHere(place))) } : {}),
       signal: stop.signal,
       progress: show,
       log: (stream, text) => {
@@ -38,10 +51,13 @@ export async function convertHere(place: Place, prepared: Prepared, o: HereOptio
     })
     show({ phase: 'done' }, 'succeeded')
     view.stop()
-    for (const w of outcome.warnings ?? []) say(`warning: ${w.message}`)
+    // what is missing is said last, as the error that it is
+    for (const w of (outcome.warnings ?? []).filter((x) => x.message !== outcome.not_defined))
+      say(`warning: ${w.message}`)
     say(outcome.summary)
     if (o.dryRun) out(JSON.stringify(outcome.estimate ?? {}, null, 2))
-    return files
+    const problem = outcome.not_defined
+    return { files, ...(typeof problem === 'string' ? { problem } : {}) }
   } catch (error) {
     view.stop()
     if (interrupt.signal.aborted) throw new CliError(exitCodes.interrupted, 'Interrupted; nothing was left behind.')
@@ -49,6 +65,10 @@ export async function convertHere(place: Place, prepared: Prepared, o: HereOptio
       throw new CliError(exitCodes.timedOut, 'The timeout passed before the conversion ended; nothing was left behind.')
     throw error
   } finally {
+    await vms?.then(
+      (v) => v[Symbol.asyncDispose](),
+      () => {}, // it was never opened
+    )
     view.stop()
     stop.end()
     interrupt.stop()
