@@ -28,6 +28,9 @@ export const forTests = {
   ssh: 'openssh-client',
   nc: 'netcat-openbsd',
   openssl: 'openssl',
+  // seeds of VMs, and who may read their disks
+  xorriso: 'xorriso',
+  setfacl: 'acl',
   ip: 'iproute2',
   iptables: 'iptables',
   xmllint: 'libxml2-utils',
