@@ -6,6 +6,7 @@ import { isLibvirtError, type Session } from '../libvirt/index.ts'
 import type { OwnDomain } from './fence.ts'
 import { halt, isOff, stateOf } from './halt.ts'
 import { knownRecord } from './known.ts'
+import { releaseLeases } from './lease.ts'
 import { VmError, type VmHooks, type VmOrder, type VmRecord, type VmResult } from './types.ts'
 
 export interface RemoveOptions {
@@ -33,6 +34,7 @@ export async function removeVm(
     await halt(a, o)
     await a.phase('undefine', 'removes the domain from libvirt')
     await undefineDomain(a)
+    await giveBackAddresses(a, record)
     await a.phase('remove', o.keep_disks ? 'removes the seed' : 'removes the disks')
     await a.fence()
     const kept = o.keep_disks ? await removeSeed(a, record) : await removeFiles(a, record)
@@ -71,6 +73,20 @@ export async function undefineDomain(a: Action): Promise<void> {
   await a.act(`to remove the VM "${a.name}"`, async (s, d) => {
     if (d) await undefine(s, d, a.name)
   })
+}
+
+/** What DHCP had given to its cards; what cannot be given back from here ends by itself. */
+export async function giveBackAddresses(a: Action, record: VmRecord): Promise<void> {
+  const macs = record.nics.map((n) => n.mac)
+  if (macs.length === 0) return
+  const left = await a.ask(`to give back the addresses of the VM "${a.name}"`, (s) => releaseLeases(s, macs))
+  for (const l of left) {
+    const end = l.expires_s === null ? 'for good' : `until ${new Date(l.expires_s * 1000).toISOString()}`
+    a.hooks.log(
+      'agent',
+      `the DHCP server keeps ${l.address} for ${l.mac} ${end}; a VM of the same name gets it again\n`,
+    )
+  }
 }
 
 async function undefine(s: Session, d: OwnDomain, name: string): Promise<void> {

@@ -2,7 +2,7 @@
 import type { Action } from './action.ts'
 import { asVmError } from './errors.ts'
 import { halt } from './halt.ts'
-import { contentOf, removeFiles, undefineDomain } from './remove.ts'
+import { contentOf, giveBackAddresses, removeFiles, undefineDomain } from './remove.ts'
 import { VmError, type VmRecord } from './types.ts'
 
 /** Of an action that has not come to its end: `a` has a signal of its own here. @returns the sentence about it */
@@ -54,6 +54,7 @@ async function clear(a: Action, record: VmRecord): Promise<string[]> {
   if (domain) {
     await halt(a, { force: true, grace_ms: 0 })
     await undefineDomain(a)
+    await giveBackAddresses(a, record)
     removed.push('the domain')
   }
   await a.fence()
