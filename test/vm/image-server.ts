@@ -1,8 +1,10 @@
 // A real HTTP server on loopback that can be as bad as servers are, and remembers what it was asked.
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
 import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { expect } from 'vitest'
 
 /** How the next replies are; `times` limits it to so many. */
 export interface Behaviour {
@@ -42,6 +44,12 @@ export function rawDisk(bytes: number): Buffer {
   const disk = randomBytes(bytes)
   disk.writeUInt16LE(0xaa55, 510)
   return disk
+}
+
+/** Compares hashes: a runner that prints how two megabytes differ takes minutes for it. */
+export async function expectFile(path: string, content: Buffer): Promise<void> {
+  const sha256 = (b: Buffer): string => createHash('sha256').update(b).digest('hex')
+  expect(sha256(await readFile(path))).toBe(sha256(content))
 }
 
 export async function imageServer(behave: Behaviour): Promise<ImageServer> {

@@ -22,7 +22,7 @@ import { openImages } from '../../src/vm/images/index.ts'
 import { VmError } from '../../src/vm/types.ts'
 import { loopFs } from '../support/loop-fs.ts'
 import { tempDir } from '../support/temp.ts'
-import { rawDisk } from './image-server.ts'
+import { expectFile, rawDisk } from './image-server.ts'
 
 const quiet = { signal: new AbortController().signal }
 const sha256 = (b: Buffer) => createHash('sha256').update(b).digest('hex')
@@ -264,12 +264,12 @@ describe('how a VM gets its base', () => {
         const base = join(shm, 'base.raw')
         expect(await images.link(image, base, { ...quiet, log: (t) => logged.push(t) })).toBe('copy')
         expect(logged.join()).toContain('No hard link of the image x can be made (EXDEV)')
-        expect(await readFile(base)).toEqual(disk)
+        await expectFile(base, disk)
         expect((await stat(base)).mode & 0o7777).toBe(0o444)
         expect(await images.link(image, base, quiet)).toBe('copy') // it is recognised
         expect((await images.list())[0]).toMatchObject({ in_use: 0 })
         await images.remove('x')
-        expect(await readFile(base)).toEqual(disk)
+        await expectFile(base, disk)
         expect(await readdir(shm)).toEqual(['base.raw'])
       } finally {
         await rm(shm, { recursive: true })
@@ -282,7 +282,7 @@ describe('how a VM gets its base', () => {
         const images = s.open({ x: { path: s.at('x') } }, { dir: join(fs.path, 'a/cache') })
         const image = await images.get('x', quiet)
         expect(await images.link(image, join(fs.path, 'b/base.raw'), quiet)).toBe('clone')
-        expect(await readFile(join(fs.path, 'b/base.raw'))).toEqual(disk)
+        await expectFile(join(fs.path, 'b/base.raw'), disk)
       } finally {
         await fs[Symbol.asyncDispose]()
       }
@@ -409,7 +409,7 @@ describe('the files are the truth', () => {
     await chmod(base, 0o644)
     await writeFile(base, rawDisk(1 << 20))
     const again = await images.get('x', quiet)
-    expect(await readFile(again.path)).toEqual(body)
+    await expectFile(again.path, body)
     expect((await images.list()).map((i) => [i.current, i.in_use])).toEqual([
       [true, 0],
       [false, 1],

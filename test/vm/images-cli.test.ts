@@ -8,7 +8,7 @@ import { cli, type RunOptions } from '../cli/run.ts'
 import { vmspool } from '../support/agent.ts'
 import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
-import { imageServer, rawDisk } from './image-server.ts'
+import { expectFile, imageServer, rawDisk } from './image-server.ts'
 
 async function scene(body: Buffer) {
   const dir = await tempDir()
@@ -134,7 +134,7 @@ test('Ctrl-C ends a pull with 130, and the next one goes on from there', { timeo
   const whole = await s.image(['pull', 'debian', '-o', 'json'])
   expect(whole.code).toBe(0)
   expect(whole.err).toMatch(/goes on at byte [1-9]/)
-  expect(await readFile(JSON.parse(whole.out)[0].path)).toEqual(body)
+  await expectFile(JSON.parse(whole.out)[0].path, body)
 })
 
 test('on a terminal there is a bar', { timeout: 60_000 }, async () => {

@@ -8,7 +8,7 @@ import { type ImageHooks, openImages } from '../../src/vm/images/index.ts'
 import { VmError } from '../../src/vm/types.ts'
 import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
-import { type Behaviour, imageServer, rawDisk } from './image-server.ts'
+import { expectFile, type Behaviour, imageServer, rawDisk } from './image-server.ts'
 
 const sum = (algorithm: 'sha256' | 'sha512', body: Buffer) =>
   `${algorithm}:${createHash(algorithm).update(body).digest('hex')}`
@@ -97,7 +97,7 @@ describe('a download that goes well', () => {
       current: true,
       added: false,
     })
-    expect(await readFile(image.path)).toEqual(body)
+    await expectFile(image.path, body)
     expect((await stat(image.path)).mode & 0o7777).toBe(0o444)
     expect(s.server.requests.map((r) => r.url)).toEqual(['/disk.img', '/a/b', '/c'])
     expect(s.server.requests[0]!.headers['accept-encoding']).toBe('identity')
@@ -154,7 +154,7 @@ describe('a download that is interrupted', () => {
     await using s = await scene({ body, etag: '"v1"', cut: 500_000 }, { checksum: sum('sha256', body) })
     const seen = watch()
     const image = await s.images.get('debian', seen.hooks)
-    expect(await readFile(image.path)).toEqual(body)
+    await expectFile(image.path, body)
     expect(s.server.requests.length).toBeGreaterThanOrEqual(8)
     let reached = 0
     for (const r of s.server.requests.slice(1)) {
@@ -170,7 +170,7 @@ describe('a download that is interrupted', () => {
     const body = rawDisk(1_000_000)
     const last_modified = 'Tue, 03 Nov 2026 10:00:00 GMT'
     await using s = await scene({ body, last_modified, cut: 600_000 })
-    expect(await readFile((await s.images.get('debian', watch().hooks)).path)).toEqual(body)
+    await expectFile((await s.images.get('debian', watch().hooks)).path, body)
     expect(s.server.requests[1]!.headers).toMatchObject({ 'if-range': last_modified })
     expect(s.server.requests[1]!.headers.range).toMatch(/^bytes=\d+-$/)
   })
@@ -187,7 +187,7 @@ describe('a download that is interrupted', () => {
     const getting = s.images.get('debian', watch().hooks)
     await s.written(500_000)
     s.server.behave = { body: fresh, ...two }
-    expect(await readFile((await getting).path)).toEqual(fresh)
+    await expectFile((await getting).path, fresh)
   })
 
   test('with a checksum and no tag the rest is fetched, and everything again when it does not fit', async () => {
@@ -201,7 +201,7 @@ describe('a download that is interrupted', () => {
     const getting = s.images.get('debian', seen.hooks)
     await s.written(500_000)
     s.server.behave = { body: fresh }
-    expect(await readFile((await getting).path)).toEqual(fresh)
+    await expectFile((await getting).path, fresh)
     expect(s.server.requests.map((r) => r.headers.range?.replace(/\d+/, 'N'))).toEqual([
       undefined,
       'bytes=N-',
@@ -218,7 +218,7 @@ describe('a download that is interrupted', () => {
     await until('it is tried again', () => seen.logged.some((t) => t.includes('has sent nothing for 1 s')))
     // five times as long as the limit in all, but never a second without a byte
     s.server.behave = { body, etag: '"v"', drip: { bytes: 4000, ms: 100 } }
-    expect(await readFile((await getting).path)).toEqual(body)
+    await expectFile((await getting).path, body)
     expect(s.server.requests.length).toBeGreaterThanOrEqual(2)
   })
 
@@ -234,7 +234,7 @@ describe('a download that is interrupted', () => {
     expect((await s.partial()).filter((f) => f.endsWith('.part'))).toHaveLength(1)
     s.server.behave = { body, etag: '"v"' }
     s.server.requests.length = 0
-    expect(await readFile((await s.open().get('debian', watch().hooks)).path)).toEqual(body)
+    await expectFile((await s.open().get('debian', watch().hooks)).path, body)
     expect(s.server.requests[0]!.headers.range).toMatch(/^bytes=[1-9]/)
   })
 
@@ -250,7 +250,7 @@ describe('a download that is interrupted', () => {
     s.server.behave = { body, etag: '"v"' }
     const before = await stat(join(s.cache, 'partial', (await s.partial()).find((f) => f.endsWith('.part'))!))
     const image = await s.images.get('debian', watch().hooks)
-    expect(await readFile(image.path)).toEqual(body)
+    await expectFile(image.path, body)
     expect(s.server.requests[1]!.headers.range).toBe('bytes=1000000-')
     expect((await stat(image.path)).ino).toBe(before.ino) // the same file: not a byte was copied
   })
@@ -272,7 +272,7 @@ describe('a download that is interrupted', () => {
     )
     await writeFile(part, Buffer.concat([body.subarray(0, 300_000), Buffer.alloc(700_000)]))
     s.server.behave = { body, etag: '"v"' }
-    expect(await readFile((await s.images.get('debian', watch().hooks)).path)).toEqual(body)
+    await expectFile((await s.images.get('debian', watch().hooks)).path, body)
     expect(s.server.requests[1]!.headers.range).toBe('bytes=300000-')
   })
 })

@@ -10,7 +10,7 @@ import { expect, test } from 'vitest'
 import { type CachedImage, openImages } from '../../src/vm/images/index.ts'
 import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
-import { imageServer, rawDisk } from './image-server.ts'
+import { expectFile, imageServer, rawDisk } from './image-server.ts'
 
 const quiet = { signal: new AbortController().signal }
 
@@ -95,7 +95,7 @@ test('two processes and two callers in one of them: the server is asked once, th
     here.get('debian', quiet),
   ])
   expect(new Set([one, two, three, four].map((i) => i.path)).size).toBe(1)
-  expect(await readFile(one.path)).toEqual(body)
+  await expectFile(one.path, body)
   expect(s.server.requests).toHaveLength(1)
   expect(s.server.sent).toBe(body.length)
   const waited = [a, b].filter((w) => w.lines.some((l) => l.log?.includes('Another process is fetching')))
@@ -115,7 +115,7 @@ test('a process that is killed while it fetches: another takes over, in the same
   await a.ended
   s.server.behave = { body, etag: '"v"' }
   const image = await b.image()
-  expect(await readFile(image.path)).toEqual(body)
+  await expectFile(image.path, body)
   expect((await stat(image.path)).ino).toBe(ino)
   expect(s.server.requests.map((r) => r.headers.range)).toEqual([undefined, 'bytes=1200000-'])
   expect(await s.parts()).toEqual([])
@@ -138,7 +138,7 @@ test('a process that stood still wakes up after another took over: what it still
   a.child.kill('SIGCONT')
   const late = await a.image()
   expect(late.path).toBe(image.path)
-  expect(await readFile(image.path)).toEqual(other)
+  await expectFile(image.path, other)
   expect(await s.parts()).toEqual([])
 })
 
@@ -172,7 +172,7 @@ test.skipIf(!mayMount)(
       s.server.requests.length = 0
       const first = await images.get('other', quiet)
       expect(s.server.requests[0]!.headers.range).toMatch(/^bytes=[1-9]/)
-      expect(await readFile(first.path)).toEqual(body)
+      await expectFile(first.path, body)
       // an image that nobody has used for an hour makes room for the next
       const record = JSON.parse(await readFile(`${first.path}.json`, 'utf8'))
       await writeFile(`${first.path}.json`, JSON.stringify({ ...record, used_at: '2026-01-01T00:00:00Z' }))
