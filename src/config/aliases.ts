@@ -2,12 +2,13 @@ import type { Key } from './types.ts'
 
 /*
  * Keys of the systems that vmspool replaces (contracts A5: the EnvironmentFile of the units; A6: the YAML of the Python
- * daemon), under which a value may still be given. Units differ: what they counted in minutes or days is converted here.
+ * daemon; B3: Ghost Agent's YAML and its variables), under which a value may still be given. Units differ: what they counted in minutes, days
+ * or GiB is converted here.
  */
 
 export type Alias =
   /** The same thing under another name. */
-  | { key: Key; unit?: 'minutes' | 'days' | 'seconds to ms' }
+  | { key: Key; unit?: 'minutes' | 'days' | 'seconds to ms' | 'GiB' }
   /** Several settings in one text. */
   | { split: (value: unknown) => { key: Key; value: unknown }[] | string }
   /** Means nothing here; why. `harmless`: values that ask for what happens anyway and are not worth a warning. */
@@ -76,8 +77,51 @@ const daemon: Record<string, Alias> = {
   verbose: { ignored: 'use log.level: debug', harmless: [0, false] },
 }
 
+const noCore = 'vmspool reports to no central service; jobs come through the queue'
+const noGrpc = 'there is no gRPC; work comes through the queue, and who may drop there may submit'
+const ownLog = 'the agent logs JSON lines to standard output, where systemd or a redirection takes and rotates them'
+
+/** Ghost Agent's agent.yaml. `libvirt.uri` is called the same here. */
+const ghost: Record<string, Alias> = {
+  'agent.name': { ignored: 'the instance is named on the command line: vmspool agent NAME' },
+  'agent.api_url': { ignored: noCore },
+  'agent.heartbeat_interval': { ignored: noCore },
+  'agent.version': { ignored: 'the program knows its own version' },
+  'libvirt.storage_pool': { key: 'libvirt.pool' },
+  'libvirt.network': { key: 'vm.network' },
+  'libvirt.image_cache': { key: 'images.dir' },
+  'resources.reserved_cpu': { key: 'vm.reserved.vcpus' },
+  'resources.reserved_ram_gb': { key: 'vm.reserved.memory', unit: 'GiB' },
+  'resources.reserved_disk_gb': { key: 'vm.reserved.disk', unit: 'GiB' },
+  'grpc.listen_addr': { ignored: noGrpc },
+  'grpc.tls_enabled': { ignored: noGrpc, harmless: [false] },
+  'grpc.tls_cert': { ignored: noGrpc },
+  'grpc.tls_key': { ignored: noGrpc },
+  'grpc.tls_ca': { ignored: noGrpc },
+  'logging.level': { key: 'log.level' },
+  'logging.output': { ignored: ownLog, harmless: ['stdout'] },
+  'logging.file': { ignored: ownLog },
+  'logging.format': { ignored: ownLog, harmless: ['json'] },
+  'logging.max_size': { ignored: ownLog },
+  'logging.max_age': { ignored: ownLog },
+  'metrics.enabled': {
+    ignored: 'metrics are always on the socket of the agent, and over TCP where metrics.listen says so',
+    harmless: [true],
+  },
+  'metrics.listen_addr': { key: 'metrics.listen' },
+  'metrics.path': { ignored: 'metrics are found under /metrics', harmless: ['/metrics'] },
+  'health.enabled': { ignored: 'health is always answered on the socket of the agent', harmless: [true] },
+  'health.listen_addr': { ignored: 'health is answered at the address of metrics.listen: /health, /ready and /live' },
+  'health.path': { ignored: 'health is found under /health', harmless: ['/health'] },
+}
+
+/** GHOST_LIBVIRT_NETWORK → libvirt.network; other variables that begin so are not Ghost Agent's settings. */
+export const ghostVariables: ReadonlyMap<string, string> = new Map(
+  [...Object.keys(ghost), 'libvirt.uri'].map((path) => [`GHOST_${path.replaceAll('.', '_').toUpperCase()}`, path]),
+)
+
 /** By their path in lower case. The names of the units are written in capitals there and may be here. */
-export const aliases: ReadonlyMap<string, Alias> = new Map(Object.entries({ ...units, ...daemon }))
+export const aliases: ReadonlyMap<string, Alias> = new Map(Object.entries({ ...units, ...daemon, ...ghost }))
 
 /** Those of the EnvironmentFile. */
 export const environmentNames: ReadonlySet<string> = new Set(Object.keys(units))

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import { show } from '../text/diagnostic.ts'
 import { nearest } from '../text/nearest.ts'
-import { type Alias, aliases, aliasNames } from './aliases.ts'
+import { type Alias, aliases, aliasNames, ghostVariables } from './aliases.ts'
 import { type ConfigDiagnostic, ConfigError } from './error.ts'
 import { type Given, readConfigFile } from './files.ts'
 import { defaultRoot, defaultRuntimeDir, instanceFault, standardFiles } from './places.ts'
@@ -45,7 +45,7 @@ const byEnvName = new Map<string, string>([
 
 /**
  * The effective configuration. Order, later ones win: defaults, /etc/vmspool/agent.yaml, agent@NAME.yaml there, for
- * users the same two in $XDG_CONFIG_HOME/vmspool, `configFile`, VMSPOOL_* variables, options of the command line.
+ * users the same two in $XDG_CONFIG_HOME/vmspool, `configFile`, Ghost Agent's GHOST_* and our VMSPOOL_* variables, options of the command line.
  * @throws ConfigError (exit code 78) with every error found, each with its place and what was probably meant
  */
 export function loadConfig(o: LoadOptions): Loaded {
@@ -163,7 +163,11 @@ export function loadConfig(o: LoadOptions): Loaded {
       for (const g of given) take(g)
     }
   }
+  // GHOST_* come before VMSPOOL_*, which overrule them
   for (const [name, value] of Object.entries(env).sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const ghost = ghostVariables.get(name)
+    if (ghost !== undefined && value !== undefined && value !== '')
+      take({ path: ghost, value, origin: `env ${name}`, file: 'environment', untyped: true })
     if (!name.startsWith('VMSPOOL_') || otherVariables.test(name) || value === undefined || value === '') continue
     const key = byEnvName.get(name)
     const given: Given = { path: key ?? name, value, origin: `env ${name}`, file: 'environment', untyped: true }
@@ -210,6 +214,7 @@ function inUnit(given: Given, unit: Extract<Alias, { key: Key }>['unit']): unkno
         ? Number(given.value)
         : undefined
   if (n === undefined || unit === undefined) return given.value
+  if (unit === 'GiB') return Math.round(n * 1024 ** 3)
   return unit === 'minutes' ? n * 60 : unit === 'days' ? n * 86_400 : n * 1000
 }
 

@@ -334,7 +334,6 @@ FAILED_RETENTION_DAYS=7
     expect(origin['notifications.webhook_url']).toBe('default')
     expect(warnings.map((d) => d.path).sort()).toEqual([
       'CLEANUP_SOURCE',
-      'LIBVIRT_INTEGRATION',
       'LIBVIRT_POOL',
       'TEMP_DIR',
       'VERBOSE_PROGRESS',
@@ -375,6 +374,56 @@ notifications: {enabled: true, webhook_url: "https://h/x", webhook_type: slack}
       if ('key' in alias) expect([name, known.has(alias.key)]).toEqual([name, true])
       else if ('ignored' in alias) expect(alias.ignored).toMatch(/\w+ \w+/)
     }
+  })
+
+  test("Ghost Agent's agent.yaml is read as what it means here; what means nothing says why", () => {
+    const file = [
+      'agent: {name: host-1, api_url: "https://core.example:9000", heartbeat_interval: 30s}',
+      'libvirt: {uri: "qemu:///session", storage_pool: fast, network: lan, image_cache: /srv/images}',
+      'resources: {reserved_cpu: 2, reserved_ram_gb: 4, reserved_disk_gb: 0.5}',
+      'grpc: {listen_addr: "0.0.0.0:9090", tls_enabled: false}',
+      'logging: {level: warn, output: stdout, format: json, max_size: 100}',
+      'metrics: {enabled: true, listen_addr: "0.0.0.0:9091", path: /metrics}',
+      'health: {listen_addr: "0.0.0.0:9092", path: /health}',
+    ].join('\n')
+    const { config, origin, warnings } = load({ file })
+    expect(config).toMatchObject({
+      libvirt: { uri: 'qemu:///session', pool: 'fast' },
+      vm: { network: 'lan', reserved: { vcpus: 2, memory: 4 * 2 ** 30, disk: 2 ** 29 } },
+      images: { dir: '/srv/images' },
+      log: { level: 'warn' },
+      metrics: { listen: '0.0.0.0:9091' },
+    })
+    expect(origin['vm.reserved.memory']).toMatch(/x\.yaml:3 \(resources\.reserved_ram_gb\)$/)
+    const silent = warnings.filter((w) => !w.message.includes('later version'))
+    expect(silent.map((w) => w.path).sort()).toEqual([
+      ...['agent.api_url', 'agent.heartbeat_interval', 'agent.name', 'grpc.listen_addr', 'health.listen_addr'],
+      'logging.max_size',
+    ])
+    expect(silent.find((w) => w.path === 'agent.name')?.message).toContain('vmspool agent NAME')
+    expect(() => load({ file: 'resources: {reserved_cpus: 2}' })).toThrow('resources.reserved_cpu')
+  })
+
+  test("and its variables, which ours overrule; others of that prefix are not Ghost Agent's", () => {
+    const env = {
+      GHOST_LIBVIRT_URI: 'qemu:///session',
+      GHOST_LIBVIRT_NETWORK: 'lan',
+      GHOST_RESOURCES_RESERVED_RAM_GB: '2',
+      GHOST_LOGGING_LEVEL: 'debug',
+      GHOST_DATA_DIR: '/tmp/ghost',
+      VMSPOOL_VM_NETWORK: 'wan',
+    }
+    const { config, origin, warnings } = load({ env })
+    expect(config).toMatchObject({
+      libvirt: { uri: 'qemu:///session' },
+      vm: { network: 'wan', reserved: { memory: 2 * 2 ** 30 } },
+      log: { level: 'debug' },
+    })
+    expect([origin['vm.reserved.memory'], origin['vm.network']]).toEqual([
+      'env GHOST_RESOURCES_RESERVED_RAM_GB (resources.reserved_ram_gb)',
+      'env VMSPOOL_VM_NETWORK',
+    ])
+    expect(warnings.filter((w) => w.message.includes('GHOST'))).toEqual([])
   })
 
   test('older names work as variables too', () => {
