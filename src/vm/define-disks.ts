@@ -3,7 +3,7 @@ import { basename, dirname } from 'node:path'
 import { fileSource, openBeneath, parseQcow2, qemuImg } from '../images/index.ts'
 import { bytes } from '../text/people.ts'
 import type { Action } from './action.ts'
-import type { DefineResult, DefineSpec } from './define.ts'
+import type { DefineResult, DefineSpec } from './define-types.ts'
 import { exists, linkWhole } from './disk-files.ts'
 import { type VmDisk, VmError } from './types.ts'
 

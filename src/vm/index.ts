@@ -5,7 +5,7 @@ export { orphanMemory } from './orphans.ts'
 export { reconcile, reconcileOne, type ReconcileOptions } from './reconcile.ts'
 export { type VmReport, type VmUsage, writeVmReport } from './report.ts'
 export { diskOwner } from './disk-owner.ts'
-export type { DefineResult, DefineSpec } from './define.ts'
+export type { DefineSpec } from './define-types.ts'
 export { openVms, type Vms, vmsDir } from './service.ts'
 export {
   type CloudInit,

@@ -301,6 +301,16 @@ describe('as the last step of a conversion', () => {
     expect(await madeBy('vm')).toEqual({ job: '01HTEST', epoch: 2 })
     expect(await readFile(join(two.answerDir, 'vm.xml'), 'utf8')).toContain('epoch="2"')
     expect(two.report().pipeline.stages.libvirt_integration).toMatchObject({ success: true })
+
+    // a stalled one comes too late; and disks that a guest has written to are of no use to a job that repeats this one
+    await using elsewhere = await tempDir()
+    const late = bench({ dir: elsewhere.path, epoch: 1 })
+    const e = await late
+      .run(manifest, context(room, { earlierAttempts: [{ dir: two.attemptDir, epoch: 2, owner: 'dead', dead: true }] }))
+      .catch((error: unknown) => error as JobError)
+    expect(e).toMatchObject({ code: 'vm-superseded', kept: undefined })
+    expect(late.answers()).toEqual(['vm.report.json'])
+    expect(await bed.virsh('domid', 'vm')).toBe(id)
     await remove(room, 'vm')
   })
 
