@@ -357,7 +357,7 @@ export const settings: { [K in Key]: Setting<ValueOf<K>> } = {
   'vm.limits.vcpus': set(whole(1, 512), 32, 'Most virtual processors of one VM.', live),
   'vm.limits.min_memory': set(size(2 ** 20, 2 ** 46), '1G', 'Least memory of one VM.', live),
   'vm.limits.memory': set(size(2 ** 20, 2 ** 46), '128G', 'Most memory of one VM.', live),
-  'vm.limits.min_disk': set(size(2 ** 20, 2 ** 46), '10G', 'Smallest disk that may be asked for.', live),
+  'vm.limits.min_disk': set(size(2 ** 20, 2 ** 46), '10G', 'Smallest disk of a VM that is made from a template.', live),
   'vm.limits.disk': set(size(2 ** 20, 2 ** 46), '1000G', 'Largest disk that may be asked for.', live),
   'vm.cpu_overcommit': set(
     fraction(0.1, 100),

@@ -63,7 +63,17 @@ export async function promised(a: Action, r: VmRecord, disk_bytes: number): Prom
   )
 }
 
-export function missing(name: string): VmError {
+/** @throws VmError always: there is no such VM here, and perhaps where it is */
+export async function notHere(a: Action): Promise<never> {
+  const host = await a.parts.registry.elsewhere(a.name)
+  if (host === undefined) throw missing(a.name)
+  throw new VmError(`The VM "${a.name}" lives on the host ${host}, and this job was taken by ${a.parts.host}.`, {
+    code: 'vm-not-found',
+    hint: `Give the manifest "hosts": ["${host}"], so that an agent there takes it.`,
+  })
+}
+
+function missing(name: string): VmError {
   return new VmError(`libvirt has no domain for the VM "${name}".`, {
     code: 'vm-not-found',
     hint: 'vmspool vm list shows the VMs that there are; create it (again), or delete what is left of it with vmspool vm delete.',

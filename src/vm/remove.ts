@@ -2,6 +2,7 @@ import { constants } from 'node:fs'
 import { lstat, open, readdir, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { type Action, type Done, runAction, type VmParts } from './action.ts'
+import { notHere } from './boot.ts'
 import { isLibvirtError, type Session } from '../libvirt/index.ts'
 import type { OwnDomain } from './fence.ts'
 import { halt, isOff, stateOf } from './halt.ts'
@@ -47,6 +48,7 @@ export async function removeVm(
 }
 
 async function nothingThere(a: Action): Promise<Done> {
+  if ((await a.parts.registry.elsewhere(a.name)) !== undefined) return notHere(a)
   const left = await readdir(a.folder).catch(() => [])
   if (left.length > 0) {
     a.warn(

@@ -1,5 +1,5 @@
 import { runAction, type VmParts } from './action.ts'
-import { missing } from './boot.ts'
+import { notHere } from './boot.ts'
 import { halt } from './halt.ts'
 import { knownRecord } from './known.ts'
 import { bringUp, type StartOptions } from './start.ts'
@@ -16,7 +16,7 @@ export async function restartVm(
 ): Promise<VmResult> {
   return runAction(parts, { action: 'restart', order, name, hooks, first: 'stop' }, async (a) => {
     const known = await knownRecord(a)
-    if (!known) throw missing(name)
+    if (!known) return notHere(a)
     const record = await a.begin((r) => ({ ...(r ?? known), desired: 'running' }))
     const { doing, last } = a.before ?? {}
     if (last?.job === order.job && last.outcome === 'done') {

@@ -1,5 +1,5 @@
 import { type Action, type Done, runAction, seen, type VmParts } from './action.ts'
-import { awaitAddress, boot, missing, promised } from './boot.ts'
+import { awaitAddress, boot, notHere, promised } from './boot.ts'
 import { runs } from './halt.ts'
 import { knownRecord } from './known.ts'
 import type { VmHooks, VmOrder, VmRecord, VmResult } from './types.ts'
@@ -19,7 +19,7 @@ export async function startVm(
 ): Promise<VmResult> {
   return runAction(parts, { action: 'start', order, name, hooks, first: 'start' }, async (a) => {
     const known = await knownRecord(a)
-    if (!known) throw missing(name)
+    if (!known) return notHere(a)
     const record = await a.begin((r) => ({ ...(r ?? known), desired: 'running' }))
     return bringUp(a, record, o)
   })

@@ -1,5 +1,5 @@
 import { type Action, type Done, runAction, seen, type VmParts } from './action.ts'
-import { missing } from './boot.ts'
+import { notHere } from './boot.ts'
 import { type Halted, halt } from './halt.ts'
 import { knownRecord } from './known.ts'
 import type { VmHooks, VmOrder, VmRecord, VmResult } from './types.ts'
@@ -21,7 +21,7 @@ export async function stopVm(
 ): Promise<VmResult> {
   return runAction(parts, { action: 'stop', order, name, hooks, first: 'stop' }, async (a) => {
     const known = await knownRecord(a)
-    if (!known) throw missing(name)
+    if (!known) return notHere(a)
     await a.begin((r) => ({ ...(r ?? known), desired: 'stopped' }))
     const goesOnHere = a.before?.doing?.job === order.job
     return stopped(a, await halt(a, o), goesOnHere)
