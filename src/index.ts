@@ -23,6 +23,8 @@ export {
   status,
   stop,
   submit,
+  vm,
+  vms,
   wait,
 } from './client/library.ts'
 export type { CommandOptions } from './client/library.ts'
@@ -32,6 +34,8 @@ export { ClientError, ManifestError } from './client/errors.ts'
 export type { LogOptions } from './client/logs.ts'
 export type { SpoolPlace } from './client/place.ts'
 export type { Submission } from './client/submit.ts'
+export type { VmAction, VmFields } from './client/vm-manifest.ts'
+export type { VmQuery, VmView } from './client/vms.ts'
 export type { WaitOptions } from './client/wait.ts'
 export type { Diagnostic, Manifest } from './manifest/index.ts'
 export type { JobStatus } from './spool/index.ts'

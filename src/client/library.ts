@@ -7,6 +7,8 @@ import type { SpoolPlace } from './place.ts'
 import type { RetryStep } from './retry.ts'
 import type { ListFilter } from './status.ts'
 import type { Submission } from './submit.ts'
+import type { VmAction, VmFields } from './vm-manifest.ts'
+import type { VmQuery, VmView } from './vms.ts'
 import type { WaitOptions } from './wait.ts'
 
 export const defaultInstance = 'default'
@@ -183,4 +185,34 @@ export async function convertManifest(
 ): Promise<Manifest> {
   const { diskManifest } = await import('./manifest-files.ts')
   return (await diskManifest(path, o)).manifest
+}
+
+/**
+ * Submits a job that creates, starts, stops, restarts or deletes a VM. For what is there already its host is seen to by itself.
+ * @param fields the other fields of the manifest (docs/manifests.md): for create at least `vm`
+ * @throws ManifestError (exitCode 65), ClientError 2 there is no such VM, 73 no such spool, 77 no permission, 74 I/O
+ */
+export async function vm(
+  action: VmAction,
+  name: string,
+  fields: VmFields = {},
+  place: SpoolPlace = {},
+): Promise<Submission> {
+  const { locate } = await import('./place.ts')
+  const { hostOf, vmJob } = await import('./vm-manifest.ts')
+  const { findVm, vmsOf } = await import('./vms.ts')
+  const { dropManifest } = await import('./submit.ts')
+  const at = await locate(place)
+  if (action === 'create') return dropManifest(at, vmJob(action, name, fields))
+  const known = findVm(at, (await vmsOf(at, { live: false })).vms, name)
+  const hosts = await hostOf(at, known)
+  return dropManifest(at, vmJob(action, known.name, { ...(hosts === undefined ? {} : { hosts }), ...fields }))
+}
+
+/** The VMs of an instance, with their states from libvirt where this process may ask it (`live`, default true). */
+export async function vms(options: SpoolPlace & VmQuery = {}): Promise<VmView[]> {
+  const { locate } = await import('./place.ts')
+  const { vmsOf } = await import('./vms.ts')
+  const { instance: _i, root: _r, config: _c, ...query } = options
+  return (await vmsOf(await locate(options), query)).vms
 }

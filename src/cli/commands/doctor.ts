@@ -11,7 +11,7 @@ interface Options extends SpoolOptions {
 export default function define(): Command {
   return spoolOptions(new Command('doctor'))
     .description(
-      'Check this host: tools and versions, KVM (really tried), libvirt, whether guests can be fixed, the spool with its permissions, filesystem and mount options, reflink (really tried), inotify, clock; and say how to fix what is wrong.',
+      'Check this host: tools and versions, KVM (really tried), libvirt and what VMs need of it, whether guests can be fixed, the spool with its permissions, filesystem and mount options, reflink (really tried), inotify, clock; and say how to fix what is wrong.',
     )
     .addOption(formatOption(['table', 'json', 'yaml', 'name']))
     .addHelpText(
@@ -58,7 +58,6 @@ async function examine(o: Options): Promise<Finding[]> {
   const general = await Promise.all([
     checkTools(),
     checkKvm(),
-    host.checkLibvirt(),
     host.checkInotify(),
     host.checkOpenFiles(),
     host.checkClock(),
@@ -71,12 +70,14 @@ async function spoolFindings(o: Options): Promise<Finding[]> {
   const { checkSpool } = await import('../doctor/spool.ts')
   const { checkFixing } = await import('../doctor/fixing.ts')
   const { checkHistory } = await import('../doctor/history.ts')
+  const { checkVms } = await import('../doctor/vms.ts')
   try {
     const place = await locate(o)
     return [
       { check: 'configuration', state: 'ok', detail: `instance "${place.instance}"` },
       await checkFixing(place.config),
       ...(await checkSpool(place)),
+      ...(await checkVms(place)),
       await checkHistory(place),
     ]
   } catch (error) {
@@ -89,6 +90,7 @@ async function spoolFindings(o: Options): Promise<Finding[]> {
         fix: 'Correct it; `vmspool config` names every error with its place.',
       },
       await checkFixing(undefined),
+      ...(await checkVms(undefined)),
     ]
   }
 }

@@ -1,7 +1,6 @@
-/** The host around the spool: inotify, clock, libvirt, limits. */
+/** The host around the spool: inotify, clock, limits. */
 import { watch } from 'node:fs'
-import { access, constants, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
-import { connect } from 'node:net'
+import { access, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { output } from './tools.ts'
@@ -81,52 +80,6 @@ async function synchronised(): Promise<boolean | undefined> {
   } catch {
     return undefined
   }
-}
-
-const libvirtSockets = ['/run/libvirt/virtqemud-sock', '/run/libvirt/libvirt-sock', '/var/run/libvirt/libvirt-sock']
-
-export async function checkLibvirt(): Promise<Finding> {
-  for (const path of libvirtSockets) {
-    try {
-      await access(path, constants.F_OK)
-    } catch {
-      continue
-    }
-    const error = await tryConnect(path)
-    if (error === undefined) return ok('libvirt', `libvirtd accepts connections at ${path}`)
-    if (error === 'EACCES' || error === 'EPERM') {
-      return warn(
-        'libvirt',
-        `${path} may not be used by this user (${error}).`,
-        'Add the user to the group libvirt: usermod -aG libvirt USER, then log in again.',
-      )
-    }
-    return warn(
-      'libvirt',
-      `${path} exists, but nobody listens (${error}).`,
-      'Start it: systemctl start virtqemud.socket (or libvirtd.socket).',
-    )
-  }
-  return note(
-    'libvirt',
-    'libvirt is not running here. Conversions do not need it; defining VMs does.',
-    'To define VMs here: apt-get install libvirt-daemon-system.',
-  )
-}
-
-function tryConnect(path: string): Promise<string | undefined> {
-  return new Promise((resolve) => {
-    const socket = connect(path)
-    socket.setTimeout(3000, () => {
-      socket.destroy()
-      resolve('no answer within 3 s')
-    })
-    socket.once('connect', () => {
-      socket.destroy()
-      resolve(undefined)
-    })
-    socket.once('error', (error) => resolve(codeOf(error)))
-  })
 }
 
 export async function checkOpenFiles(): Promise<Finding> {

@@ -3,7 +3,7 @@
  * never runs. So a virtual machine of one page is made and one virtual CPU runs five bytes of code in it. Node has no
  * ioctl; perl-base, which every Debian has, does.
  */
-import { access, constants } from 'node:fs/promises'
+import { access, constants, readFile } from 'node:fs/promises'
 import { output } from './tools.ts'
 import { codeOf, type Finding, fail, note, ok, warn } from './types.ts'
 
@@ -53,7 +53,8 @@ export async function checkKvm(): Promise<Finding> {
     )
   }
   const [result, stage = '', reason = ''] = tried.text.trim().split('\t')
-  if (result === 'ran') return ok('kvm', `A virtual CPU ran guest code (KVM API ${stage}).`)
+  if (result === 'ran')
+    return (await withoutHardware()) ?? ok('kvm', `A virtual CPU ran guest code (KVM API ${stage}).`)
   if (result === 'fail') {
     return fail(
       'kvm',
@@ -65,6 +66,17 @@ export async function checkKvm(): Promise<Finding> {
     'kvm',
     `/dev/kvm is there, but guest code did not run (${result === 'hang' ? `${stage} did not return within 8 s` : tried.text.trim() || `perl ended with ${tried.code}`}). ${consequence}`,
     'In a VM, give it nested virtualisation; on a host, look for kvm in dmesg.',
+  )
+}
+
+/** Inside some virtual machines a few instructions run, emulated one by one, and a whole guest never gets anywhere. */
+async function withoutHardware(): Promise<Finding | undefined> {
+  const flags = /^flags\s*:(.*)$/m.exec(await readFile('/proc/cpuinfo', 'utf8'))?.[1]?.split(/\s+/) ?? []
+  if (flags.includes('vmx') || flags.includes('svm')) return undefined
+  return warn(
+    'kvm',
+    `/dev/kvm ran a few instructions, but the processor has neither vmx nor svm (/proc/cpuinfo): a guest would be started and never run. ${consequence}`,
+    'Give this VM nested virtualisation. Until then VMs are emulated (vm.accelerator: auto knows).',
   )
 }
 

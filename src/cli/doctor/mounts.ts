@@ -42,7 +42,7 @@ export function mountOf(mounts: readonly Mount[], path: string): Mount | undefin
 }
 
 /** The folder itself, or the nearest one above it that exists: where it would be made. */
-async function existing(path: string): Promise<string> {
+export async function existing(path: string): Promise<string> {
   for (let p = path; ; p = dirname(p)) {
     try {
       return await realpath(p)
