@@ -1,6 +1,6 @@
 // `vmspool image` as it is typed.
 import { createHash } from 'node:crypto'
-import { chmod, chown, link, mkdir, readFile, stat, writeFile } from 'node:fs/promises'
+import { chmod, chown, link, mkdir, stat, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { execa } from 'execa'
 import { expect, test } from 'vitest'
