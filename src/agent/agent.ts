@@ -183,7 +183,7 @@ async function live(
     startedAt: a.started,
     current: () => currentJobs(a),
     queueDepth: () => a.plan?.size ?? 0,
-    extra: () => ({ running: a.running.size, paused: a.paused, draining: a.draining }),
+    extra: () => ({ running: a.running.size, paused: a.paused, draining: a.draining, ...a.vms.counts() }),
   })
   const reload = async (): Promise<string> => reloadConfig(a, how, sched, manager)
   const stopListening = onSignals(a, ending, stats, reload)

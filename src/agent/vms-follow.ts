@@ -26,9 +26,10 @@ import {
   writeVmReport,
 } from '../vm/index.ts'
 import type { Agent } from './state.ts'
+import { countStates } from './vm-counts.ts'
 
 export interface VmFollower {
-  seen(): { drift: Drift[]; orphans: Orphan[]; seen_at?: string | undefined }
+  seen(): { drift: Drift[]; orphans: Orphan[]; seen_at?: string; states?: Record<string, number> }
   close(): Promise<void>
 }
 
@@ -50,11 +51,13 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
   let drift: (Drift & { since: string })[] = []
   let orphans: Orphan[] = []
   let seen_at: string | undefined
+  let states: Record<string, number> | undefined
   let usage: Record<string, VmUsage> = {}
   let written = ''
   const dropped = new Map<string, { file: string; at: number }>()
 
   const report = async (): Promise<void> => {
+    states = countStates(await vms.registry.all())
     const { state, since, reason } = vms.link.health()
     const content: Omit<VmReport, 'at'> = {
       schema: 1,
@@ -248,7 +251,7 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
   })().catch((error) => a.log.error('vm.follow-failed', { error }))
 
   return {
-    seen: () => ({ drift, orphans, seen_at }),
+    seen: () => ({ drift, orphans, ...(seen_at ? { seen_at } : {}), ...(states ? { states } : {}) }),
     async close() {
       stopWatching()
       closing.abort(new Error('The agent is ending.'))

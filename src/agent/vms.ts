@@ -6,8 +6,9 @@ import { existsSync, mkdirSync, rmdirSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { GaugeSample } from '../observe/index.ts'
-import type { Vms } from '../vm/index.ts'
+import type { VmRecord, Vms } from '../vm/index.ts'
 import type { Agent } from './state.ts'
+import { countStates } from './vm-counts.ts'
 import type { VmFollower } from './vms-follow.ts'
 
 export interface AgentVms {
@@ -20,6 +21,8 @@ export interface AgentVms {
   /** for the control socket; undefined while it is not open */
   status(): Promise<Record<string, unknown> | undefined>
   gauges(): Promise<GaugeSample[]>
+  /** for the statistics, as seen last; empty while there is nothing to look after */
+  counts(): { vms?: Record<string, number> }
   close(): Promise<void>
 }
 
@@ -80,7 +83,7 @@ export function createAgentVms(a: Agent, runtime: string): AgentVms {
     opened: () => vms,
     async status() {
       if (!vms) return undefined
-      const states = await countStates(vms)
+      const states = countStates(await entries(vms))
       const seen = follower?.seen()
       return {
         dir,
@@ -91,7 +94,10 @@ export function createAgentVms(a: Agent, runtime: string): AgentVms {
     },
     async gauges() {
       if (!vms) return []
-      const states = Object.entries(await countStates(vms)).map(([state, value]) => ({ labels: { state }, value }))
+      const states = Object.entries(countStates(await entries(vms))).map(([state, value]) => ({
+        labels: { state },
+        value,
+      }))
       const seen = follower?.seen()
       const one = (name: string, help: string, value: number): GaugeSample => ({ name, help, values: [{ value }] })
       return [
@@ -117,6 +123,10 @@ export function createAgentVms(a: Agent, runtime: string): AgentVms {
         ),
       ]
     },
+    counts() {
+      const seen = follower?.seen()
+      return seen?.states ? { vms: { ...seen.states, drift: seen.drift.length, orphans: seen.orphans.length } } : {}
+    },
     async close() {
       closed = true
       clearInterval(cleaning)
@@ -132,14 +142,12 @@ export function createAgentVms(a: Agent, runtime: string): AgentVms {
   }
 }
 
-async function countStates(vms: Vms): Promise<Record<string, number>> {
-  const states: Record<string, number> = { running: 0, stopped: 0, paused: 0, error: 0, missing: 0, unknown: 0 }
+async function entries(vms: Vms): Promise<VmRecord[]> {
   try {
-    for (const r of await vms.registry.all()) states[r.state] = (states[r.state] ?? 0) + 1
+    return await vms.registry.all()
   } catch {
-    // said in the log by whoever needs it
+    return [] // said in the log by whoever needs it
   }
-  return states
 }
 
 /** What VMs under way will take of the host is promised to all of its instances, so beside their runtime folders where that may be. */

@@ -34,6 +34,8 @@ export interface InstanceInfo {
   agents: AgentInfo[]
   /** of a main agent on this host that has to do with VMs: whether libvirt is there */
   libvirt?: { uri: string; state: string; since: string; reason?: string; jobs_waiting: number; next_try?: string }
+  /** of such an agent: its VMs by state, and what does not agree */
+  vms?: { states: Record<string, number>; drift?: number; orphans?: number; problems: number; seen_at?: string }
 }
 
 /** The names of the instances below a root: the folders that hold leases. */
@@ -79,6 +81,7 @@ export async function instanceInfo(o: SpoolPlace & { instance: string }): Promis
   if (main !== undefined) {
     info.main_pid = main.pid
     if (reply?.libvirt) info.libvirt = reply.libvirt as NonNullable<InstanceInfo['libvirt']>
+    if (reply?.vms) info.vms = reply.vms as NonNullable<InstanceInfo['vms']>
     if (main.uptime_ms !== undefined) info.uptime = `${Math.floor(main.uptime_ms / 1000)}s`
   }
   return info

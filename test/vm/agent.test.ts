@@ -2,10 +2,11 @@
 import { request } from 'node:http'
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { describe, expect, test } from 'vitest'
+import { execa } from 'execa'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readVmReports } from '../../src/vm/report.ts'
-import { isRoot } from '../support/libvirtd.ts'
-import { control } from '../support/agent.ts'
+import { isRoot, type Libvirtd, privateLibvirtd } from '../support/libvirtd.ts'
+import { control, vmspool } from '../support/agent.ts'
 import { drop, endOf, eventsOf, readJson } from '../support/results.ts'
 import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
@@ -43,9 +44,16 @@ const metrics = (s: Scene): Promise<string> =>
 const report = async (s: Scene) => (await readVmReports(join(s.bed.layout.output, 'vms')))[0]
 
 describe.runIf(isRoot)('an agent', { timeout: 180_000 }, () => {
+  // one daemon, since the first guest of each costs seconds; the VMs of each test have names of their own
+  let libvirtd: Libvirtd
+  beforeAll(async () => {
+    libvirtd = await privateLibvirtd()
+  })
+  afterAll(() => libvirtd?.[Symbol.asyncDispose]())
+
   test('starts again what crashed, leaves off what was stopped, and shows what it sees', async () => {
     await using dir = await tempDir()
-    await using s = await scene(dir.path)
+    await using s = await scene(dir.path, { libvirtd })
     // without VMs and without libvirt in its settings there is nothing to look after, and nothing is loaded
     const first = await s.bed.start()
     expect((await control(s.bed, 'status')).vms).toBeUndefined()
@@ -62,10 +70,10 @@ describe.runIf(isRoot)('an agent', { timeout: 180_000 }, () => {
     ])
     // … and again at once: now it waits, and says so
     await s.libvirtd.inside(['pkill', '-9', '-f', 'guest=web,'])
-    const told = await until('the wait is told', async () =>
+    const wait = await until('the wait is told', async () =>
       (await report(s))?.drift.find((d) => d.kind === 'not-running'),
     )
-    expect(told.message).toMatch(
+    expect(wait.message).toMatch(
       /^The VM "web" should run and died soon after it was started \(1 times\); it is started again at 20/,
     )
     // somebody who starts it does not have to wait
@@ -85,6 +93,11 @@ describe.runIf(isRoot)('an agent', { timeout: 180_000 }, () => {
       drift: 0,
       orphans: 0,
     })
+    expect((await control(s.bed, 'stats')).stats).toMatchObject({ vms: { stopped: 1, running: 0, drift: 0 } })
+    const told = await execa(vmspool, ['daemon', 'status', '--root', s.bed.dir, '--instance', s.bed.instance], {
+      env: s.bed.env,
+    })
+    expect(told.stdout).toContain(`VMs of ${s.bed.instance}: 1 stopped.`)
     const jobs = await jobsOf(s, 'web')
     expect(jobs.filter((j) => j.by === 'reconcile')).toHaveLength(1)
     expect(await first.stop()).toEqual({ code: 0, signal: null })
@@ -92,7 +105,7 @@ describe.runIf(isRoot)('an agent', { timeout: 180_000 }, () => {
 
   test('finds its VMs off after the host lost its power, and starts each once', async () => {
     await using dir = await tempDir()
-    await using s = await scene(dir.path)
+    await using s = await scene(dir.path, { libvirtd })
     const first = await s.bed.start()
     for (const name of ['one', 'two']) await create(s, name)
     await drop(s.bed, vmManifest(s, 'two', 'stop'))
@@ -134,9 +147,9 @@ describe.runIf(isRoot)('an agent', { timeout: 180_000 }, () => {
 
   test('with a registry that is no registry starts, works, and says what it did', async () => {
     await using dir = await tempDir()
-    await using s = await scene(dir.path)
+    await using s = await scene(dir.path, { libvirtd })
     const first = await s.bed.start()
-    await create(s, 'web')
+    await create(s, 'lost')
     await first.stop()
     const file = join(s.bed.layout.output, 'vms/vms.json')
     await rm(`${file}.bak`)
@@ -148,10 +161,10 @@ describe.runIf(isRoot)('an agent', { timeout: 180_000 }, () => {
     })
     expect(seen.problems[0]!.message).toContain('rebuilt from the domains that libvirt has with our metadata')
     expect(await readFile(seen.problems[0]!.kept!, 'utf8')).toBe('null')
-    expect(await s.record('web')).toMatchObject({ origin: 'recovered', state: 'running', desired: 'running' })
+    expect(await s.record('lost')).toMatchObject({ origin: 'recovered', state: 'running', desired: 'running' })
     expect((await control(s.bed, 'status')).vms).toMatchObject({ problems: 1 })
-    await drop(s.bed, vmManifest(s, 'web', 'delete'))
-    await until('its deletion is over', async () => (await jobsOf(s, 'web')).length === 2, { also: second.output })
-    expect([(await endOf(s.bed, 'web.vm')).state, await s.traces('web')]).toEqual(['succeeded', NOTHING])
+    await drop(s.bed, vmManifest(s, 'lost', 'delete'))
+    await until('its deletion is over', async () => (await jobsOf(s, 'lost')).length === 2, { also: second.output })
+    expect([(await endOf(s.bed, 'lost.vm')).state, await s.traces('lost')]).toEqual(['succeeded', NOTHING])
   })
 })

@@ -152,6 +152,10 @@ function printInstances(instances: readonly InstanceInfo[]): void {
       `libvirt (${uri}) is away for ${name} since ${since}: ${reason ?? 'it has not answered yet.'} ${jobs} for it.${again}`,
     )
   }
+  for (const i of instances) {
+    const line = vmsLine(i)
+    if (line !== undefined) out(`\n${line}`)
+  }
   out('')
   out(
     table(
@@ -164,6 +168,18 @@ function printInstances(instances: readonly InstanceInfo[]): void {
       colour,
     ),
   )
+}
+
+function vmsLine({ name, vms }: InstanceInfo): string | undefined {
+  if (vms === undefined) return undefined
+  const states = Object.entries(vms.states).flatMap(([state, n]) => (n > 0 ? [`${n} ${state}`] : []))
+  const wrong = [
+    vms.drift ? `${vms.drift} differ from what they should be (vmspool vm list)` : '',
+    vms.orphans ? `${vms.orphans} left over (vmspool vm gc)` : '',
+    vms.problems ? `the registry was damaged (vmspool doctor)` : '',
+  ].filter(Boolean)
+  if (states.length + wrong.length === 0) return undefined
+  return `VMs of ${name}: ${[states.join(', ') || 'none', ...wrong].join('; ')}.`
 }
 
 function uptimeOf(i: InstanceInfo): string {
