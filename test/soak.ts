@@ -15,6 +15,7 @@ const sections: { name: string; script: string }[] = [
   { name: 'commands', script: 'process/soak.process.ts' },
   { name: 'systemd', script: 'process/systemd.process.ts' },
   { name: 'libvirt', script: 'libvirt/soak.process.ts' },
+  { name: 'vm kills', script: 'vm/soak.process.ts' },
   { name: 'newer libvirt', script: 'libvirt/newer.process.ts' },
   { name: 'nfs', script: 'nfs/soak.process.ts' },
   { name: 'damaged disks', script: 'convert/mutation.process.ts' },

@@ -4,7 +4,7 @@
  * dead, or carries out an earlier attempt of the same job, is simply taken.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { link, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { link, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { identify, isAlive, isLocal, type ProcessIdentity } from '../process/index.ts'
@@ -29,6 +29,7 @@ const POLL_MS = 100
 export function openLocks(dir: string): VmLocks {
   const me = identify(process.pid)!
   const tails = new Map<string, { end: Promise<void>; job: string }>()
+  let swept: Promise<void> | undefined
 
   return {
     async take(name, order, o) {
@@ -48,6 +49,8 @@ export function openLocks(dir: string): VmLocks {
         }
         o.signal.throwIfAborted()
         await mkdir(dir, { recursive: true, mode: 0o700 })
+        swept ??= sweep(dir)
+        await swept
         const text = JSON.stringify({ ...order, process: me } satisfies Holder)
         await takeFile(path, text, order, o, name)
         return {
@@ -99,6 +102,17 @@ export function openLocks(dir: string): VmLocks {
     } finally {
       await rm(temp, { force: true })
     }
+  }
+}
+
+/** Removes what processes left that were killed between writing their name down and taking the lock. */
+async function sweep(dir: string): Promise<void> {
+  for (const file of await readdir(dir)) {
+    const pid = /\.lock\.(\d+)\.[0-9a-f]{8}(?:\.old)?$/.exec(file)?.[1]
+    if (pid === undefined) continue
+    const path = join(dir, file)
+    const writer = parse((await read(path)) ?? '')?.process ?? identify(Number(pid))
+    if (!writer || !isAlive(writer)) await rm(path, { force: true })
   }
 }
 
