@@ -53,13 +53,13 @@ Exit codes: 0 submitted, or with --wait made; 1 it failed; 65 something in it ca
 async function run(positional: string | undefined, typed: Options): Promise<void> {
   const o: Options = { ...typed, ...both('vcpu', typed.vcpu, typed.vcpus), ...both('ram', typed.ram, typed.memory) }
   const name = nameOf(positional, o)
+  const sources = [o.template, o.image, o.fromJob].filter((s) => s !== undefined)
+  if (sources.length > 1)
+    throw new CliError(exitCodes.usage, 'A VM boots from one of --template, --image and --from-job, not from several.')
   const { locate, requireSpool } = await import('../../client/place.ts')
   const { vmJob } = await import('../../client/vm-manifest.ts')
   const place = await locate(o)
   if (!o.dryRun) await requireSpool(place, 'submit')
-  const sources = [o.template, o.image, o.fromJob].filter((s) => s !== undefined)
-  if (sources.length > 1)
-    throw new CliError(exitCodes.usage, 'A VM boots from one of --template, --image and --from-job, not from several.')
   if (sources.length === 0) o.template = await defaultTemplate(place)
   else if (o.template !== undefined) await warnUnknown(place, o.template)
   const fields = await createFields(o)

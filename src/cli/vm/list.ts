@@ -1,4 +1,4 @@
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
 import type { VmView, VmViews } from '../../client/vms.ts'
 import { vmPaint, vmRemark } from '../../client/vm-describe.ts'
 import { type Column, type Format, formatOption, out, printRows, say } from '../output.ts'
@@ -22,7 +22,7 @@ export default function define(): Command {
       'List the VMs of the instance: from the registry, with their states from libvirt where this user may ask it, else as the agent saw them.',
     )
     .option('-a, --all', 'also what vmspool did not make, marked; it is never touched')
-    .option('-s, --state <state...>', `only these: ${STATES.join(', ')}`)
+    .addOption(new Option('-s, --state <state...>', 'only these').choices([...STATES]))
     .option('--no-live', 'do not ask libvirt')
     .option('--ghost', 'in the columns of ghostctl')
     .addOption(formatOption())
@@ -44,11 +44,6 @@ async function run(o: Options): Promise<void> {
   const views = await vmsOf(place, { all: o.all ?? false, live: o.live })
   // a typing mistake in --instance is no empty list
   if (views.vms.length === 0 && views.reports.length === 0) await requireSpool(place, 'read')
-  const wrong = o.state?.find((s) => !(STATES as readonly string[]).includes(s))
-  if (wrong !== undefined) {
-    const { CliError, exitCodes } = await import('../errors.ts')
-    throw new CliError(exitCodes.usage, `"${wrong}" is no state of a VM; these are: ${STATES.join(', ')}.`)
-  }
   const vms = o.state === undefined ? views.vms : views.vms.filter((v) => o.state!.includes(v.state))
   if (o.ghost) return out(ghostList(vms))
   await printRows(o.output, vms, {
