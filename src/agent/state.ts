@@ -1,13 +1,13 @@
 /** What the parts of one agent share. Changed by the event loop alone, so no lock guards it. */
 import type { Config } from '../config/index.ts'
 import type { AbortReason, JobProgress } from '../jobs/types.ts'
-import type { Logger, Metrics } from '../observe/index.ts'
+import type { GaugeSample, Logger, Metrics } from '../observe/index.ts'
 import type { Claim, HeldNames, JobName, Plan, Spool } from '../spool/index.ts'
+import type { Vms } from '../vm/index.ts'
 import type { Batches } from './batches.ts'
 import type { Dependencies } from './dependencies.ts'
 import type { Events } from './events.ts'
 import type { LoopHealth } from './loop.ts'
-import type { AgentVms } from './vms.ts'
 
 export interface RunningJob {
   name: JobName
@@ -23,6 +23,22 @@ export interface RunningJob {
   waiting?: string | undefined
   /** the handler has returned; the outcome is being committed */
   ending: boolean
+}
+
+/** The VM service of this process, see vms.ts. */
+export interface AgentVms {
+  /** of an agent that is ready: opens it when there is something to look after */
+  begin(): void
+  /** opens it when it is not open. @throws VmError when the folder of the VMs cannot be used; asked again it tries again */
+  service(): Promise<Vms>
+  /** once it is open */
+  opened(): Vms | undefined
+  /** for the control socket; undefined while it is not open */
+  status(): Promise<Record<string, unknown> | undefined>
+  gauges(): Promise<GaugeSample[]>
+  /** for the statistics, as seen last; empty while there is nothing to look after */
+  counts(): { vms?: Record<string, number> }
+  close(): Promise<void>
 }
 
 export interface Agent {

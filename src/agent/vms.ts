@@ -7,24 +7,9 @@ import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { GaugeSample } from '../observe/index.ts'
 import type { VmRecord, Vms } from '../vm/index.ts'
-import type { Agent } from './state.ts'
+import type { Agent, AgentVms } from './state.ts'
 import { countStates } from './vm-counts.ts'
 import type { VmFollower } from './vms-follow.ts'
-
-export interface AgentVms {
-  /** of an agent that is ready: opens it when there is something to look after */
-  begin(): void
-  /** opens it when it is not open. @throws VmError when the folder of the VMs cannot be used; asked again it tries again */
-  service(): Promise<Vms>
-  /** once it is open */
-  opened(): Vms | undefined
-  /** for the control socket; undefined while it is not open */
-  status(): Promise<Record<string, unknown> | undefined>
-  gauges(): Promise<GaugeSample[]>
-  /** for the statistics, as seen last; empty while there is nothing to look after */
-  counts(): { vms?: Record<string, number> }
-  close(): Promise<void>
-}
 
 /** Images that are too old are looked for so often. */
 const CLEAN_MS = 3_600_000

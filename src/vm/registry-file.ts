@@ -10,7 +10,7 @@ import { constants } from 'node:fs'
 import { link, mkdir, open, readdir, rename, statfs, unlink } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { isNetworkType } from '../process/network-fs.ts'
-import { upgradeGhost } from './registry-ghost.ts'
+import { type BadEntry, upgradeGhost } from './registry-ghost.ts'
 import { headSchema, recordSchema, SCHEMA } from './registry-schema.ts'
 import type { VmRecord } from './types.ts'
 
@@ -38,11 +38,6 @@ export type ReadRegistry =
   | { is: 'absent' }
   /** `why` is the end of a sentence */
   | { is: 'corrupt'; why: string }
-
-export interface BadEntry {
-  name: string
-  why: string
-}
 
 /** No registry is larger, in bytes: tens of thousands of VMs. */
 const MAX_BYTES = 256 * 1024 * 1024

@@ -7,8 +7,13 @@ import { existsSync } from 'node:fs'
 import { isAbsolute, join } from 'node:path'
 import { uuidOfVm } from '../domain/index.ts'
 import { safeName } from '../manifest/safe-name.ts'
-import type { BadEntry } from './registry-file.ts'
 import type { VmRecord } from './types.ts'
+
+/** An entry that is none, and why, as the end of a sentence. */
+export interface BadEntry {
+  name: string
+  why: string
+}
 
 /** Where Ghost Agent put its disks: as it was documented, and as it was done. */
 const OLD_FOLDERS = ['/var/lib/ghost/disks', '/var/lib/ghost/images/disks']
