@@ -61,6 +61,8 @@ export async function bed(
     NO_COLOR: '1',
   }
   for (const name of Object.keys(env)) if (/^(VITEST|NODE_ENV|TEST|DEV|PROD|MODE)/.test(name)) delete env[name]
+  // where the tests keep a guest that several of them boot: no setting of the program
+  delete env.VMSPOOL_GUEST_CACHE
   const layout = layoutOf({ root: dir, instance, ...(more.output ? { output: more.output } : {}) })
   const agents: RunningAgent[] = []
   let files = 0
