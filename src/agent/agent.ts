@@ -37,10 +37,10 @@ import { counted } from './progress-watch.ts'
 import { runtimeDir } from './runtime-dir.ts'
 import { draining, type Finished } from './runner.ts'
 import { createScheduler, type Scheduler } from './scheduler.ts'
-import type { Agent } from './state.ts'
+import type { Agent, AgentVms } from './state.ts'
 import { type CurrentJob, fileType, openStats, type Stats } from './stats.ts'
 import { cleanupRound, heartbeatRound, publishRound, reapRound, spaceRound, tickRound } from './supervise.ts'
-import { type AgentVms, createAgentVms } from './vms.ts'
+import { createAgentVms } from './vms.ts'
 import { waitingRound } from './waiting.ts'
 
 export interface AgentOptions {
@@ -81,44 +81,6 @@ export async function runAgent(o: AgentOptions): Promise<number> {
   } finally {
     await place?.release()
     log.flush()
-  }
-}
-
-interface Place {
-  dir: string
-  release(): Promise<void>
-}
-
-/** The place of the main agent on this host, and a folder for its sockets. */
-async function takePlace(spool: Spool, config: Config): Promise<Place> {
-  const { layout } = spool
-  const holder = { pid: process.pid, since: new Date().toISOString() }
-  const main = await lockHost(layout.jobs, layout.daemon, holder)
-  if (!main.held) {
-    const who = main.holder
-      ? `pid ${main.holder.pid}, since ${main.holder.since}`
-      : 'it does not answer; it may be stopped'
-    throw new AgentError(
-      `The main agent of the instance "${layout.instance}" in ${layout.root} runs already on this host (${who}). ` +
-        'Stop it first, or join it with --worker.',
-      75,
-    )
-  }
-  let dir = runtimeDir(config.runtime_dir, layout.instance)
-  let folder: LockResult = await lockFolder(dir, holder)
-  for (let n = 2; !folder.held; n++) {
-    // Another spool with an instance of this name lives here: the link in its output tells clients which folder is whose.
-    dir = runtimeDir('', `${layout.instance}.${n}`)
-    folder = await lockFolder(dir, holder)
-  }
-  const held = folder
-  return {
-    dir,
-    release: async () => {
-      await rmdir(dir).catch(() => {}) // ours alone, and empty by now
-      await held.release()
-      await main.release()
-    },
   }
 }
 
@@ -171,7 +133,7 @@ async function live(
     tick: () => {},
   }
   const manager = tellManager(a)
-  const ending = new Ending(a)
+  const ending = createEnding(a)
   const finished = new Map<string, Finished>()
   const sched = createScheduler(a, { status, finished })
   scheduler = sched
@@ -275,67 +237,6 @@ async function live(
   return 0
 }
 
-/** How an agent ends: it begins nothing new, waits for what runs, and after a deadline gives it back. */
-class Ending {
-  readonly over: Promise<void>
-  private a: Agent
-  private done: () => void = () => {}
-  private timer: NodeJS.Timeout | undefined
-  /** no agent of another host could take a command up that still runs here */
-  private alone = false
-
-  constructor(a: Agent) {
-    this.a = a
-    this.over = new Promise((resolve) => {
-      this.done = resolve
-    })
-  }
-
-  /** Drains. With a deadline (ms), what still runs then is given back. A second call gives back at once. */
-  drain(why: string, deadlineMs?: number): void {
-    const { a } = this
-    if (a.draining) {
-      if (deadlineMs !== undefined) this.giveBack('told twice to stop')
-      return
-    }
-    a.draining = true
-    a.log.info('agent.draining', { why, running: a.running.size, deadline_ms: deadlineMs })
-    // A batch only waits, for jobs that this agent will not begin any more: the next one goes on with it.
-    for (const job of a.running.values()) if (job.weight === 0) job.abort(draining)
-    if (deadlineMs !== undefined) {
-      this.timer = setTimeout(() => this.giveBack(`the drain deadline of ${deadlineMs} ms`), deadlineMs)
-      void this.leaveCommands()
-    }
-    this.look()
-  }
-
-  /** Commands need no agent: one that has to go leaves them to the next one at once. */
-  private async leaveCommands(): Promise<void> {
-    const { a } = this
-    this.alone = await aloneOnThisHost(a.spool).catch(() => false)
-    if (!this.alone) return
-    for (const job of a.running.values()) {
-      if (job.claim.record.kind === 'command') job.abort(leaving)
-    }
-  }
-
-  private giveBack(why: string): void {
-    clearTimeout(this.timer)
-    for (const job of this.a.running.values()) {
-      const message = `The agent was stopped (${why}); another one goes on with the job.`
-      job.abort({ kind: 'drain', message, leave: this.alone })
-    }
-  }
-
-  /** Claims under way count as well as running jobs. */
-  private look(): void {
-    if (this.a.inFlight.size === 0 && this.a.running.size === 0) {
-      clearTimeout(this.timer)
-      this.done()
-    } else setTimeout(() => this.look(), 20)
-  }
-}
-
 function onSignals(a: Agent, ending: Ending, stats: Stats, reload: () => Promise<string>): () => void {
   const stop = (signal: NodeJS.Signals): void => ending.drain(`signal ${signal}`, a.config.drain.timeout)
   const hup = (): void => {
@@ -380,82 +281,6 @@ function takeConfig(a: Agent, how: Parameters<typeof loadConfig>[0], scheduler: 
   a.log.info('config.reloaded', { changed, need_restart: needRestart })
   const rest = needRestart.length > 0 ? ` These need a restart: ${needRestart.join(', ')}.` : ''
   return `Configuration reloaded, ${changed.length === 0 ? 'nothing changed' : `changed: ${changed.join(', ')}`}.${rest}`
-}
-
-async function listen(
-  a: Agent,
-  place: Place | undefined,
-  scheduler: Scheduler,
-  stats: Stats,
-  reload: () => Promise<string>,
-  ending: Ending,
-  config: Config,
-): Promise<{ control?: ControlSocket; close(): Promise<void> }> {
-  const source = {
-    health: () => healthOf(a, scheduler.libvirt),
-    ready: () => ({
-      ready: a.plan !== undefined && !a.fenced && !a.draining,
-      ...(a.draining ? { reason: 'draining' } : {}),
-    }),
-    live: () => liveness(a),
-    metrics: () => a.metrics.scrape(),
-  }
-  if (!place) {
-    const path = join(runtimeDir(config.runtime_dir, a.spool.layout.instance), `worker-${process.pid}.sock`)
-    rmSync(path, { force: true }) // of an earlier life with our pid
-    const server = await startHealthServer(source, { socket: path })
-    return { close: () => server.close() }
-  }
-  const drain = (why: string): void => ending.drain(why, why.startsWith('a stop') ? a.config.drain.timeout : undefined)
-  const control = await openControlSocket({
-    dir: place.dir,
-    link: join(a.spool.layout.daemon, 'control.sock'),
-    commands: controlCommands(a, { stats, libvirt: scheduler.libvirt, drain, reload }),
-    onRequest: (command) => a.metrics.inc('vmspool_control_requests_total', { command }),
-    onChange: (command, peer) => a.log.info('control.request', { command, peer }),
-    onError: (error) => a.log.warn('control.error', { error }),
-  })
-  // A killed agent leaves its socket's name behind; the folder's lock, which we hold, says that nobody listens there.
-  rmSync(join(place.dir, 'health.sock'), { force: true })
-  const servers: HealthServer[] = [await startHealthServer(source, { socket: join(place.dir, 'health.sock') })]
-  try {
-    if (config.metrics.listen !== undefined)
-      servers.push(await startHealthServer(source, { listen: config.metrics.listen }))
-  } catch (error) {
-    await Promise.all([control.close(), ...servers.map((s) => s.close())])
-    throw new AgentError(
-      `The metrics address ${config.metrics.listen} cannot be used: ${(error as Error).message}.`,
-      73,
-      { cause: error },
-    )
-  }
-  return {
-    control,
-    close: async () => {
-      await Promise.all([control.close(), ...servers.map((s) => s.close())])
-    },
-  }
-}
-
-/** Hints only: a watcher overflows silently and sees nothing that another NFS client writes; the listing is the truth. */
-async function watchQueue(a: Agent, kick: () => void): Promise<{ close(): Promise<void> } | undefined> {
-  try {
-    const { watch } = await import('chokidar')
-    const watcher = watch(a.spool.layout.queue, {
-      depth: 0,
-      ignoreInitial: true,
-      followSymlinks: false,
-      ignored: (path) => path !== a.spool.layout.queue && /\/\.[^/]*$/.test(path),
-    })
-    watcher.on('raw', kick).on('all', kick)
-    watcher.on('error', (error) =>
-      a.log.warn('watch.failed', { error, effect: 'drops are found by listing, within intake.poll_ms' }),
-    )
-    return watcher
-  } catch (error) {
-    a.log.warn('watch.failed', { error, effect: 'drops are found by listing, within intake.poll_ms' })
-    return undefined
-  }
 }
 
 function currentJobs(a: Agent): CurrentJob[] {
