@@ -9,6 +9,7 @@ import { configSchema } from '../src/config/index.ts'
 import { kinds } from '../src/manifest/index.ts'
 import { reportSchema } from '../src/jobs/report-schema.ts'
 import { errorSchema, eventSchema, leaseSchema, resultSchema, statusSchema } from '../src/spool/schema.ts'
+import { imageRecordSchema } from '../src/vm/images/record.ts'
 import { registrySchema } from '../src/vm/registry-schema.ts'
 import { vmReportSchema } from '../src/vm/report.ts'
 
@@ -26,6 +27,7 @@ const list: Record<string, { schema: z.ZodType; io: 'input' | 'output' }> = {
   lease: written(leaseSchema),
   event: written(eventSchema),
   vms: written(registrySchema),
+  image: written(imageRecordSchema),
   'vm-report': written(vmReportSchema),
 }
 

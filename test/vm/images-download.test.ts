@@ -313,6 +313,13 @@ describe('a download that is refused', () => {
       /no http or https address/,
     ],
     ['of unknown length', { body, length: 'close' }, {}, 'image-download', /does not say how long the file is/],
+    [
+      'at no address',
+      { body },
+      { url: 'http://me:hush@[nowhere/x' },
+      'image-download',
+      /"http:\/\/\[nowhere\/x" is no http or https address/,
+    ],
     ['a web page', { body: Buffer.from('<!DOCTYPE html><html>Sign in</html>') }, {}, 'image-invalid', /web page/],
     [
       'a packed image',

@@ -35,7 +35,10 @@ export interface GetOptions {
 
 /** @throws {Interrupted}; {VmError} image-download; the signal's reason */
 export async function get(url: string, o: GetOptions): Promise<Reply> {
-  let at = new URL(url)
+  const first = URL.parse(url)
+  if (!first || !/^https?:$/.test(first.protocol))
+    throw failed(`${JSON.stringify(url.replace(/\/\/[^/]*@/, '//'))} is no http or https address`)
+  let at = first
   for (let hops = 0; hops <= MAX_REDIRECTS; hops++) {
     const reply = await one(at, o)
     if (![301, 302, 303, 307, 308].includes(reply.status)) return reply

@@ -3,7 +3,8 @@ import { readFile } from 'node:fs/promises'
 import { z } from 'zod'
 import { writeWhole } from './files.ts'
 
-const record = z.looseObject({
+/** schemas/image.schema.json */
+export const imageRecordSchema = z.looseObject({
   schema: z.literal(1),
   name: z.string(),
   format: z.enum(['qcow2', 'raw']),
@@ -26,7 +27,7 @@ const record = z.looseObject({
   used_at: z.iso.datetime(),
 })
 
-export type ImageRecord = z.output<typeof record>
+export type ImageRecord = z.output<typeof imageRecordSchema>
 
 export function recordPath(image: string): string {
   return `${image}.json`
@@ -35,7 +36,7 @@ export function recordPath(image: string): string {
 /** undefined: lost, cut off, or of a later version. */
 export async function readRecord(image: string): Promise<ImageRecord | undefined> {
   try {
-    return record.safeParse(JSON.parse(await readFile(recordPath(image), 'utf8'))).data
+    return imageRecordSchema.safeParse(JSON.parse(await readFile(recordPath(image), 'utf8'))).data
   } catch {
     return undefined
   }
