@@ -4,7 +4,7 @@
  * first with the chance to write out what it holds.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Domain, type DomainState, isLibvirtError, type Session } from '../libvirt/index.ts'
+import { DeadlineError, type Domain, type DomainState, isLibvirtError, type Session } from '../libvirt/index.ts'
 import type { Action } from './action.ts'
 import { VmError } from './types.ts'
 
@@ -13,62 +13,76 @@ export type Halted = 'off' | 'power button' | 'agent' | 'plug pulled'
 
 const PRESS_MS = 10_000
 const LOOK_MS = 200
-/** an agent that is connected and does not answer must not hold up the power button */
-const AGENT_MS = 10_000
+/** An agent that is connected and does not answer must not hold up the power button, nor a QEMU that hangs, which notices none, its end. */
+const ANSWER_MS = 10_000
 /** libvirt gives QEMU up to 10 s after SIGTERM and 30 s after SIGKILL */
 const END_MS = 60_000
 
 export async function halt(a: Action, o: { force: boolean; grace_ms: number }): Promise<Halted> {
   if (!(await runs(a))) return 'off'
+  let hangs = false
   if (!o.force && o.grace_ms > 0) {
     const how = await ask(a, o.grace_ms)
-    if (how) return how
+    if (how !== 'too late' && how !== 'hangs') return how
+    hangs = how === 'hangs'
     a.warn(
       `The guest of the VM "${a.name}" did not stop within ${seconds(o.grace_ms)}, so the plug was pulled: it may have lost what it had not written.`,
     )
   }
-  await pull(a)
+  await pull(a, hangs)
   return 'plug pulled'
 }
 
-/** Asks until the guest is off. @returns how it went off; undefined when the time is over */
-async function ask(a: Action, grace: number): Promise<Halted | undefined> {
+/** Asks until the guest is off. @returns how it went off, or why not when the time is over */
+async function ask(a: Action, grace: number): Promise<Halted | 'too late' | 'hangs'> {
   const began = performance.now()
+  const left = (): number => began + grace - performance.now()
   let next = began
   let by: Halted = 'power button'
-  let presses = 0
-  for (;;) {
-    const now = performance.now()
-    if (now >= next) {
+  for (let presses = 0; ; ) {
+    if (performance.now() >= next) {
       presses++
       a.say(`waits for the guest to stop, ${seconds(grace)} at most${presses > 1 ? `; asked ${presses} times` : ''}`)
-      by = (await press(a, presses)) ?? by
-      next = performance.now() + PRESS_MS
+      const how = await press(a, presses === 1, Math.max(1000, Math.min(ANSWER_MS, left())))
+      if (how === 'hangs') {
+        a.hooks.log('agent', 'QEMU does not answer, so nobody can press the power button of its guest\n')
+        next = Number.POSITIVE_INFINITY
+      } else {
+        by = how ?? by
+        next = performance.now() + PRESS_MS
+      }
     }
     if (!(await runs(a))) return by
-    const left = began + grace - performance.now()
-    if (left <= 0) return undefined
-    await pause(Math.min(LOOK_MS, left), a.hooks.signal)
+    if (left() <= 0) return next === Number.POSITIVE_INFINITY ? 'hangs' : 'too late'
+    await pause(Math.min(LOOK_MS, left()), a.hooks.signal)
   }
 }
 
-async function press(a: Action, presses: number): Promise<Halted | undefined> {
+/** @returns by what it was asked; undefined when it was off already */
+async function press(a: Action, first: boolean, deadline_ms: number): Promise<Halted | 'hangs' | undefined> {
   return a.act(`to stop the VM "${a.name}"`, async (s, d) => {
     if (!d) return undefined
     const state = await stateOf(s, d.domain)
     if (!state || isOff(state)) return undefined
-    // a guest that stands still notices no button
-    if (state.state === 'paused') await ignoring(s.control.domains.resume(d.domain))
-    if (presses === 1 && (await hasAgent(s, d.domain))) {
+    if (first && (await hasAgent(s, d.domain))) {
       try {
-        await s.control.domains.shutdown(d.domain, ['agent'], { deadline_ms: AGENT_MS })
+        await s.control.domains.shutdown(d.domain, ['agent'], { deadline_ms })
         return 'agent'
       } catch (e) {
-        a.hooks.log('agent', `The agent in the guest was asked to stop it, and did not: ${(e as Error).message}\n`)
+        if (!isLibvirtError(e) && !(e instanceof DeadlineError)) throw e
+        a.hooks.log('agent', `The agent in the guest was asked to stop it, and did not: ${e.message}\n`)
       }
     }
-    await ignoring(s.control.domains.shutdown(d.domain, ['acpi']))
-    return 'power button'
+    try {
+      // a guest that stands still notices no button
+      if (state.state === 'paused') await ignoring(s.control.domains.resume(d.domain, { deadline_ms }))
+      await ignoring(s.control.domains.shutdown(d.domain, ['acpi'], { deadline_ms }))
+      return 'power button'
+    } catch (e) {
+      // Only QEMU hangs, not libvirt. It is not asked again: calls that nobody answers would use up the connection.
+      if (e instanceof DeadlineError) return 'hangs'
+      throw e
+    }
   })
 }
 
@@ -78,9 +92,10 @@ async function hasAgent(s: Session, d: Domain): Promise<boolean> {
   return /<target\b[^>]*\bname=(['"])org\.qemu\.guest_agent\.0\1[^>]*\bstate=(['"])connected\2/.test(xml)
 }
 
-async function pull(a: Action): Promise<void> {
+/** @param hangs it will not notice that it is asked to end */
+async function pull(a: Action, hangs: boolean): Promise<void> {
   const began = performance.now()
-  for (const gently of [true, false]) {
+  for (const gently of hangs ? [false] : [true, false]) {
     a.say(gently ? 'pulls the plug' : 'QEMU did not end by itself: it is killed')
     await a.act(`to stop the VM "${a.name}"`, async (s, d) => {
       if (!d) return
@@ -94,7 +109,7 @@ async function pull(a: Action): Promise<void> {
       }
     })
     while (await runs(a)) {
-      if (performance.now() - began > (gently ? AGENT_MS : END_MS)) break
+      if (performance.now() - began > (gently ? ANSWER_MS : END_MS)) break
       await pause(LOOK_MS, a.hooks.signal)
     }
     if (!(await runs(a))) return
