@@ -112,7 +112,10 @@ export async function privateLibvirtd(o: LibvirtdOptions = {}): Promise<Libvirtd
     ],
     ['group', 'libvirt-qemu:x:64055:\nlibvirt-dnsmasq:x:64056:\n'],
   ] as const) {
-    const host = readFileSync(join('/etc', file), 'utf8').replace(/^libvirt-(qemu|dnsmasq):.*\n/gm, '')
+    const host = readFileSync(join('/etc', file), 'utf8')
+      .replace(/^libvirt-(qemu|dnsmasq):.*\n/gm, '')
+      // as Debian's package does: where libvirt sees a KVM that guests do not, it looks anew what QEMU can at every call, for seconds
+      .replace(/^(kvm:[^:]*:\d+:).*$/m, '$1libvirt-qemu')
     // nothing in there reads or writes what root has at home
     writeFileSync(join(dir, file), host.replace(/^root:(.*):[^:]*:[^:]*$/m, `root:$1:${dir}/home:/bin/sh`) + line)
   }
