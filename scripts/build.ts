@@ -66,24 +66,29 @@ await build({
 
 copyFileSync(join(root, 'src/process/shim.pl'), join(dist, 'shim.pl')) // beside the bundles, which look for it there
 
-const config = join(dist, 'tsconfig.json')
-writeFileSync(
-  config,
-  JSON.stringify({
-    extends: '../tsconfig.json',
-    compilerOptions: {
-      noEmit: false,
-      declaration: true,
-      emitDeclarationOnly: true,
-      outDir: 'types',
-      rootDir: '../src',
-    },
-    files: ['../src/index.ts'],
-    include: [],
-  }),
-)
-try {
-  execFileSync(join(root, 'node_modules/.bin/tsc'), ['-p', config], { stdio: 'inherit' })
-} finally {
-  rmSync(config)
+// An installed program needs none.
+if (!process.argv.includes('--no-types')) declarations()
+
+function declarations(): void {
+  const config = join(dist, 'tsconfig.json')
+  writeFileSync(
+    config,
+    JSON.stringify({
+      extends: '../tsconfig.json',
+      compilerOptions: {
+        noEmit: false,
+        declaration: true,
+        emitDeclarationOnly: true,
+        outDir: 'types',
+        rootDir: '../src',
+      },
+      files: ['../src/index.ts'],
+      include: [],
+    }),
+  )
+  try {
+    execFileSync(join(root, 'node_modules/.bin/tsc'), ['-p', config], { stdio: 'inherit' })
+  } finally {
+    rmSync(config)
+  }
 }

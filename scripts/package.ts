@@ -35,9 +35,15 @@ if (!/^[0-9][A-Za-z0-9.+~-]*$/.test(version)) throw new Error(`"${version}" is n
 if (o.compress !== 'xz' && o.compress !== 'gzip' && o.compress !== 'none')
   throw new Error(`--compress ${o.compress}: choose xz, gzip or none.`)
 
-if (!o['no-build']) execFileSync(process.execPath, [join(root, 'scripts/build.ts')], { stdio: 'inherit' })
+if (!o['no-build']) build()
+
 if (o.tree !== undefined) await makeTree(root, resolve(o.tree), version)
 else await packages(o.only.split(','), resolve(o.out), o.compress)
+
+function build(): void {
+  const types = o.tree === undefined && o.only.split(',').includes('npm') ? [] : ['--no-types']
+  execFileSync(process.execPath, [join(root, 'scripts/build.ts'), ...types], { stdio: 'inherit' })
+}
 
 async function packages(kinds: string[], out: string, compress: 'xz' | 'gzip' | 'none'): Promise<void> {
   mkdirSync(out, { recursive: true })

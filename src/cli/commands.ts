@@ -107,7 +107,7 @@ export const table: readonly Entry[] = [
   },
   {
     name: 'daemon',
-    summary: 'ask running agents: status, list, pause, resume, drain, stop, stats',
+    summary: 'ask running agents, start and stop them: status, list, start, restart, logs, drain, stop',
     group: 'Agents:',
     load: () => import('./commands/daemon.ts'),
   },

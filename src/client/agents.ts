@@ -6,6 +6,7 @@ import { type ControlReply, control } from './control.ts'
 import { ClientError } from './errors.ts'
 import { watchAgents } from './liveness.ts'
 import { locate, type Place, type SpoolPlace } from './place.ts'
+import type { AgentUnit } from './units.ts'
 
 export interface AgentInfo {
   owner: string
@@ -22,16 +23,20 @@ export interface AgentInfo {
 
 export interface InstanceInfo {
   name: string
-  /** its main agent's systemd unit; empty for an agent that was started by hand */
+  /** the systemd unit of its main agent, or of the agent that is to be started; empty for one that was started by hand */
   service: string
   active: boolean
-  /** active, paused, draining, inactive, or why the spool cannot be read */
+  /** active, paused, draining; of a unit that does not run what systemd calls that (failed, activating); inactive, unknown */
   status: string
+  /** the unit's main process as systemd has it, else the main agent's */
   main_pid?: number
   uptime?: string
+  uptime_ms?: number
   watch_dir: string
   output_dir: string
   agents: AgentInfo[]
+  /** why no more is known: its configuration has errors, its folders may not be read */
+  error?: string
   /** of a main agent on this host that has to do with VMs: whether libvirt is there */
   libvirt?: { uri: string; state: string; since: string; reason?: string; jobs_waiting: number; next_try?: string }
   /** of such an agent: its VMs by state, and what does not agree */
@@ -63,17 +68,17 @@ async function isSpool(dir: string): Promise<boolean> {
   }
 }
 
-export async function instanceInfo(o: SpoolPlace & { instance: string }): Promise<InstanceInfo> {
+export async function instanceInfo(o: SpoolPlace & { instance: string }, unit?: AgentUnit): Promise<InstanceInfo> {
   const place = await locate(o)
-  const agents = await agentsOf(place)
+  const agents = (await agentsOf(place)).map((a) => knownToSystemd(a, unit))
   const alive = agents.filter((a) => a.state === 'alive')
   const main = alive.find((a) => a.role === 'main') ?? alive[0]
   const reply = alive.length > 0 ? await askStatus(place) : undefined
   const info: InstanceInfo = {
     name: place.instance,
-    service: main?.service ?? '',
+    service: main === undefined ? (unit?.unit ?? '') : (main.service ?? ''),
     active: alive.length > 0,
-    status: alive.length > 0 ? liveStatus(reply) : agents.some((a) => a.state === 'unknown') ? 'unknown' : 'inactive',
+    status: alive.length > 0 ? liveStatus(reply) : idleStatus(agents, unit),
     watch_dir: place.layout.queue,
     output_dir: place.layout.output,
     agents,
@@ -82,9 +87,22 @@ export async function instanceInfo(o: SpoolPlace & { instance: string }): Promis
     info.main_pid = main.pid
     if (reply?.libvirt) info.libvirt = reply.libvirt as NonNullable<InstanceInfo['libvirt']>
     if (reply?.vms) info.vms = reply.vms as NonNullable<InstanceInfo['vms']>
-    if (main.uptime_ms !== undefined) info.uptime = `${Math.floor(main.uptime_ms / 1000)}s`
-  }
+    const own = main.pid === unit?.main_pid && main.host === hostname() ? unit.uptime_ms : undefined
+    const uptime_ms = own ?? main.uptime_ms
+    if (uptime_ms !== undefined) Object.assign(info, { uptime: `${Math.floor(uptime_ms / 1000)}s`, uptime_ms })
+  } else if (unit?.main_pid !== undefined) info.main_pid = unit.main_pid
   return info
+}
+
+/** The main process of an active unit lives, whatever its lease says so far. */
+function knownToSystemd(a: AgentInfo, unit: AgentUnit | undefined): AgentInfo {
+  if (unit?.state !== 'active' || a.pid !== unit.main_pid || a.host !== hostname() || a.state === 'dead') return a
+  return { ...a, state: 'alive', service: unit.unit }
+}
+
+function idleStatus(agents: readonly AgentInfo[], unit: AgentUnit | undefined): string {
+  if (unit !== undefined && unit.state !== 'inactive') return unit.state
+  return agents.some((a) => a.state === 'unknown') ? 'unknown' : 'inactive'
 }
 
 /** undefined of a worker, or of the main agent on another host: alive by its lease, but not to be asked from here */

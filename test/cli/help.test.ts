@@ -41,7 +41,7 @@ describe('usage errors end with 2, on stderr, with a suggestion and no stack tra
     ],
     [['submit'], "vmspool submit: missing required argument 'file'."],
     [['status', 'x', '--wait', '--timeout', 'soon'], '"soon" is no duration'],
-    [['daemon', 'restart'], "vmspool daemon: command-argument value 'restart' is invalid for argument 'operation'."],
+    [['daemon', 'reboot'], "vmspool daemon: command-argument value 'reboot' is invalid for argument 'operation'."],
     [['schema', 'convrt'], 'There is no schema "convrt" (did you mean convert?).'],
   ])('%j', async (args, text) => {
     const r = await cli(args)

@@ -24,7 +24,7 @@ const envIn = (dir: string): NodeJS.ProcessEnv => ({
 /** Packs a copy of the checkout, unpacks it below node_modules and links the dependencies there. */
 async function installed(dir: string): Promise<string> {
   const env = envIn(dir)
-  const copy = await builtCheckout(dir, env)
+  const copy = await builtCheckout(dir, { env, types: true })
   const pack = await exec('npm', ['pack', '--ignore-scripts', '--offline', '--json', '--pack-destination', dir], {
     cwd: copy,
     env,

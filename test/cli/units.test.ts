@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { diskManifest, isDiskFile } from '../../src/client/manifest-files.ts'
 import { fromHyperctl } from '../../src/cli/hyperctl.ts'
+import { parseUnits } from '../../src/client/units.ts'
 import { exportedAsync, namesakes } from '../../src/cli/doctor/shared.ts'
 import { judgeMount, mountOf, parseMounts } from '../../src/cli/doctor/mounts.ts'
 import { plain, table } from '../../src/cli/output.ts'
@@ -61,6 +62,18 @@ test('what a disk is called and what it is, by its name', async () => {
   expect(await told('/none/web.img.GZ')).toEqual(['web', 'raw'])
   expect(['a.gz', 'a.ovf.gz', 'a.tar.gz', 'gz', '.vmdk.gz.bak'].map(isDiskFile)).toEqual(Array(5).fill(false))
   await expect(diskManifest('/none/a.tar.gz')).rejects.toThrow('can be told by its name')
+})
+
+test('what systemd says of units', () => {
+  const text = `Id=agent@a.service\nLoadState=loaded\nActiveState=active\nMainPID=12\nActiveEnterTimestampMonotonic=5000000
+
+Id=agent.service\nLoadState=loaded\nActiveState=failed\nMainPID=0\nActiveEnterTimestampMonotonic=4000000
+
+Id=agent@gone.service\nLoadState=not-found\nActiveState=inactive\nMainPID=0\nActiveEnterTimestampMonotonic=0`
+  expect([...parseUnits(text, 65_000_000).values()]).toEqual([
+    { unit: 'agent@a.service', instance: 'a', state: 'active', main_pid: 12, uptime_ms: 60_000 },
+    { unit: 'agent.service', instance: 'default', state: 'failed' },
+  ])
 })
 
 test("hyperctl's options mean the same here", () => {

@@ -26,13 +26,20 @@ const parts = [
   'LICENSE',
 ]
 
-/** @returns its folder, in `dir` */
-export async function builtCheckout(dir: string, env: NodeJS.ProcessEnv = process.env): Promise<string> {
+/**
+ * @param o.types with the declarations for those who import it
+ * @returns its folder, in `dir`
+ */
+export async function builtCheckout(
+  dir: string,
+  o: { env?: NodeJS.ProcessEnv; types?: boolean } = {},
+): Promise<string> {
   const copy = join(dir, 'checkout')
   const there = new Set(await readdir(home))
   await mkdir(copy)
   for (const part of parts) if (there.has(part)) await cp(join(home, part), join(copy, part), { recursive: true })
   await symlink(join(home, 'node_modules'), join(copy, 'node_modules'))
-  await exec(join(home, 'node_modules/.bin/node'), [join(copy, 'scripts/build.ts')], { cwd: copy, env })
+  const argv = [join(copy, 'scripts/build.ts'), ...(o.types ? [] : ['--no-types'])]
+  await exec(join(home, 'node_modules/.bin/node'), argv, { cwd: copy, env: o.env ?? process.env })
   return copy
 }

@@ -96,7 +96,7 @@ describe.skipIf(because !== undefined)('installed', { timeout: 240_000 }, () => 
     )
     for (const path of ['man/man1/vmspool-daemon.1.gz', 'bash-completion/completions/vmspool', 'doc/vmspool/copyright'])
       expect(existsSync(at(`/usr/share/${path}`)), path).toBe(true)
-    const completed = 'COMP_WORDS=(vmspool daemon res); COMP_CWORD=2; _vmspool; echo $COMPREPLY'
+    const completed = 'COMP_WORDS=(vmspool daemon resu); COMP_CWORD=2; _vmspool; echo $COMPREPLY'
     const { stdout } = await box.run('bash', '-c', `. /usr/share/bash-completion/completions/vmspool; ${completed}`)
     expect(stdout.split(' ')).toContain('resume')
     expect(await box.ok('systemctl', 'list-units', '--all', '--plain', '--no-legend', 'agent@*')).toBe('')
@@ -197,6 +197,77 @@ describe.skipIf(because !== undefined)('installed', { timeout: 240_000 }, () => 
       { command: 'pause', peer: { uid } },
       { command: 'resume', peer: { uid } },
     ])
+  })
+
+  test('vmspool daemon: what systemd and the leases know, for services and for an agent started by hand', async () => {
+    const daemon = async (...args: string[]) => {
+      const r = await box.run('vmspool', 'daemon', ...args)
+      return { ...r, told: `${r.stdout}${r.stderr}` }
+    }
+    const instances = async (...args: string[]): Promise<Record<string, unknown>[]> =>
+      JSON.parse((await daemon(...args)).stdout).instances
+    await box.ok('sh', '-c', 'setsid vmspool agent hand </dev/null >/srv/hand.log 2>&1 &')
+    await until('the agent by hand is there', async () => (await daemon('status', '--instance', 'hand')).code === 0)
+    const pids = Object.fromEntries(
+      await Promise.all(
+        ['aws', 'vsphere'].map(async (i) => [i, Number(await box.show(`agent@${i}.service`, 'MainPID'))] as const),
+      ),
+    )
+    const all = await instances('-op', 'list', '-json')
+    const uptime = expect.stringMatching(/^\d+s$/)
+    const one = (name: string) => ({
+      name,
+      service: `agent@${name}.service`,
+      active: true,
+      status: 'active',
+      main_pid: pids[name],
+      uptime,
+      watch_dir: `/var/lib/vmspool/${name}/queue`,
+      output_dir: `/var/lib/vmspool/${name}/output`,
+    })
+    const hand = { name: 'hand', service: '', active: true, status: 'active', main_pid: expect.any(Number), uptime }
+    expect(all).toMatchObject([one('aws'), hand, one('vsphere')])
+    expect(await instances('-op', 'status', '-instance', 'vsphere', '-json')).toMatchObject([one('vsphere')])
+    expect((await daemon('status')).stdout).toMatch(/^aws +agent@aws\.service +active +\d+ +[\d smh]+ +1$/m)
+
+    expect(await daemon('restart', '--instance', 'hand')).toMatchObject({
+      code: 75,
+      told: expect.stringContaining('was started by hand'),
+    })
+    expect(await daemon('logs', '--instance', 'hand')).toMatchObject({ code: 69 })
+    expect((await daemon('stop', '--all', '--wait')).stdout.split('\n').sort()).toEqual([
+      'aws: Stopping daemon',
+      'hand: Stopping daemon',
+      'vsphere: Stopping daemon',
+    ])
+    await until('the units have ended', async () => (await isActive('agent@aws')) === 'inactive')
+    expect(await daemon('status', '--instance', 'aws')).toMatchObject({
+      code: 69,
+      told: expect.stringContaining('inactive'),
+    })
+    expect(await daemon('start', '--all')).toMatchObject({ code: 0 })
+    for (const name of ['aws', 'vsphere'])
+      await until(`${name} runs`, async () => (await isActive(`agent@${name}`)) === 'active')
+    const before = await box.show('agent@aws.service', 'MainPID')
+    expect(await daemon('restart', '--instance', 'aws')).toMatchObject({
+      code: 0,
+      told: 'agent@aws.service: restarted.',
+    })
+    expect(await box.show('agent@aws.service', 'MainPID')).not.toBe(before)
+    expect((await daemon('logs', '--instance', 'aws', '-n', '400')).stdout).toContain('"event":"agent.ready"')
+    // One whose configuration is wrong does not hide the others.
+    await box.ok('sh', '-c', 'echo lgo: >/etc/vmspool/agent@bad.yaml')
+    expect(await daemon('start', '--instance', 'bad')).toMatchObject({ code: 78 })
+    expect((await box.run('systemctl', 'start', 'agent@bad')).code).toBe(1)
+    const bad = {
+      name: 'bad',
+      status: 'failed',
+      active: false,
+      error: expect.stringContaining('There is no setting "lgo"'),
+    }
+    expect(await instances('list', '-o', 'json')).toMatchObject([{ status: 'active' }, bad, {}, { status: 'active' }])
+    await box.ok('rm', '/etc/vmspool/agent@bad.yaml')
+    await box.ok('systemctl', 'reset-failed', 'agent@bad')
   })
 
   test('hyperexport finds the daemon by its unit, and the program when there is none', async () => {
