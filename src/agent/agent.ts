@@ -1,9 +1,6 @@
 /** One agent of one instance, from its start to its last word. */
-import { rmSync } from 'node:fs'
-import { rmdir } from 'node:fs/promises'
-import { join } from 'node:path'
 import { type Config, loadConfig } from '../config/index.ts'
-import { createLogger, createMetrics, type HealthServer, type Logger, startHealthServer } from '../observe/index.ts'
+import { createLogger, createMetrics, type Logger } from '../observe/index.ts'
 import {
   heldNames,
   isPaused,
@@ -17,31 +14,31 @@ import {
   stopOwner,
 } from '../spool/index.ts'
 import { createBatches } from './batches.ts'
-import { aloneOnThisHost, carriedRound, leaving } from './carried.ts'
-import { controlCommands } from './commands.ts'
-import { type ControlSocket, openControlSocket } from './control-socket.ts'
-import { AgentError } from './errors.ts'
+import { carriedRound } from './carried.ts'
 import { createDependencies } from './dependencies.ts'
 import { dependencyEvents } from './dependency-events.ts'
+import { createEnding, type Ending } from './ending.ts'
 import { createEvents } from './events.ts'
-import { gaugesOf, healthOf, liveness } from './gauges.ts'
+import { gaugesOf } from './gauges.ts'
 import { historyRound } from './history.ts'
-import { type LockResult, lockFolder, lockHost } from './host-lock.ts'
 import { intakeRound } from './intake.ts'
 import { createStatusWriter } from './job-status.ts'
+import { listen } from './listen.ts'
 import { type Loop, startLoop } from './loop.ts'
+import { type Place, takePlace } from './place.ts'
 import { reaperElection } from './reaper.ts'
 import { reread } from './reload.ts'
 import { type Manager, tellManager } from './notify.ts'
 import { counted } from './progress-watch.ts'
 import { runtimeDir } from './runtime-dir.ts'
-import { draining, type Finished } from './runner.ts'
+import type { Finished } from './runner.ts'
 import { createScheduler, type Scheduler } from './scheduler.ts'
 import type { Agent, AgentVms } from './state.ts'
 import { type CurrentJob, fileType, openStats, type Stats } from './stats.ts'
 import { cleanupRound, heartbeatRound, publishRound, reapRound, spaceRound, tickRound } from './supervise.ts'
 import { createAgentVms } from './vms.ts'
 import { waitingRound } from './waiting.ts'
+import { watchQueue } from './watch-queue.ts'
 
 export interface AgentOptions {
   instance: string
