@@ -11,6 +11,7 @@ import { type Connection, connect, type Domain } from '../src/libvirt/index.ts'
 import { privateLibvirtd } from '../test/support/libvirtd.ts'
 import { testDomain } from '../test/libvirt/scene.ts'
 import { format, machine, memoryMiB, percentile, table, writePart } from './measure.ts'
+import { reconcileSection } from './reconcile.ts'
 
 const DOMAINS = 200
 const quick = process.argv.includes('--quick')
@@ -131,6 +132,7 @@ try {
   say(
     `\nResident memory of a process of its own: Node alone ${format(ours[0])} MiB, connected and with ${DOMAINS + 1} domains listed ${format(ours[1])}, after ${ROUNDS * 5} XMLs ${format(ours[2])}; one \`virsh\` that has listed them ${format(peer)} MiB.`,
   )
+  for (const line of await reconcileSection(daemon, dir, DOMAINS, quick ? 5 : 15)) say(line)
   say(`\nLoad average: ${format(load)} at the start, ${format(loadavg()[0]!)} at the end.`)
   if (process.argv.includes('--write')) await writePart('libvirt', out)
 } finally {
