@@ -1,7 +1,7 @@
 // The proof of the VM service: a real guest, exported as hypervisors export it, becomes a VM through a real agent, on a libvirtd of our own and
 // QEMU without KVM. It gets its address by DHCP, answers on it, is stopped by its power button, runs again, is deleted, and nothing of it is left.
 import { randomUUID } from 'node:crypto'
-import { readdir, readFile, stat } from 'node:fs/promises'
+import { chmod, readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -28,7 +28,7 @@ let ova = ''
 
 beforeAll(async () => {
   if (!possible) return
-  dir = await tempDir()
+  dir = await passable()
   const raw = [join(dir.path, 'tiny.raw'), join(dir.path, 'data.raw')] as const
   await makeTinyGuest(raw[0], proof, { serve: true })
   await execa('truncate', ['-s', '4M', raw[1]])
@@ -39,13 +39,21 @@ beforeAll(async () => {
     disks.push({ path: vmdk, capacity_bytes: (await stat(path)).size })
   }
   ova = await exportOva('tiny', disks)
-  libvirtd = await privateLibvirtd()
+  // guests are not root's, as on an installed host: their files are given to them and taken back
+  libvirtd = await privateLibvirtd({ guests: 'libvirt-qemu' })
   network = await libvirtd.natNetwork()
 }, 300_000)
 afterAll(async () => {
   await libvirtd?.[Symbol.asyncDispose]()
   await dir?.[Symbol.asyncDispose]()
 })
+
+/** A folder that another user passes through, as the one of an installed spool. */
+async function passable(): Promise<TempDir> {
+  const made = await tempDir()
+  await chmod(made.path, 0o711)
+  return made
+}
 
 const uri = () => libvirtd.uri('qemu:///system')
 const virsh = (...args: string[]) => libvirtd.virsh(uri(), ...args)
@@ -145,7 +153,7 @@ test.runIf(possible)(
 test.runIf(possible)(
   'a conversion defines and starts its VM; a later one of the name neither touches it nor is lost',
   async () => {
-    await using own = await tempDir()
+    await using own = await passable()
     await using b = await bed(own.path, config())
     const before = await traces()
     await b.start()
