@@ -236,8 +236,8 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
       }
     } finally {
       signal.removeEventListener('abort', stop)
-      if (signal.aborted) await session.events.close().catch(() => {})
-      else await reading
+      // whoever closes ends the session too, which ends the reading; a daemon that hangs is not asked to forget us
+      if (!signal.aborted) await reading
     }
   }
 

@@ -7,6 +7,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readVmReports } from '../../src/vm/report.ts'
 import { isRoot, type Libvirtd, privateLibvirtd } from '../support/libvirtd.ts'
 import { control, vmspool } from '../support/agent.ts'
+import { makeDisk } from '../support/disks.ts'
+import { artifactManifest, commandManifest } from '../support/manifests.ts'
 import { drop, endOf, eventsOf, readJson } from '../support/results.ts'
 import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
@@ -166,5 +168,73 @@ describe.runIf(isRoot)('an agent', { timeout: 180_000 }, () => {
     await drop(s.bed, vmManifest(s, 'lost', 'delete'))
     await until('its deletion is over', async () => (await jobsOf(s, 'lost')).length === 2, { also: second.output })
     expect([(await endOf(s.bed, 'lost.vm')).state, await s.traces('lost')]).toEqual(['succeeded', NOTHING])
+  })
+
+  test('begins and ends in good order beside a daemon that hangs', async () => {
+    await using dir = await tempDir()
+    await using s = await scene(dir.path, { libvirtd })
+    const first = await s.bed.start()
+    await create(s, 'calm')
+    await libvirtd.signal('STOP')
+    try {
+      expect(await first.stop()).toEqual({ code: 0, signal: null })
+      const second = await s.bed.start()
+      await drop(s.bed, commandManifest('else', ['true']))
+      expect((await endOf(s.bed, 'else')).state).toBe('succeeded')
+      expect(await second.stop()).toEqual({ code: 0, signal: null })
+    } finally {
+      await libvirtd.signal('CONT')
+    }
+    const third = await s.bed.start()
+    await until(
+      'it has looked',
+      async () => (await report(s))?.libvirt.state === 'connected' && (await report(s))?.seen_at,
+    )
+    expect(await jobsOf(s, 'calm')).toHaveLength(1)
+    await drop(s.bed, vmManifest(s, 'calm', 'delete'))
+    await until('its deletion is over', async () => (await jobsOf(s, 'calm')).length === 2, { also: third.output })
+    expect(await s.traces('calm')).toEqual(NOTHING)
+  })
+
+  test('finds the disks of an earlier job, also when its answer belongs to a later one by now', async () => {
+    await using dir = await tempDir()
+    await using s = await scene(dir.path, { libvirtd })
+    await s.bed.start()
+    const convert = async (mib: number): Promise<string> => {
+      const disk = await makeDisk(dir.path, `in-${mib}`, { format: 'raw', size_mib: mib })
+      await drop(s.bed, artifactManifest('base', [disk]))
+      return (
+        await until('it is converted', async () => {
+          const e = (await eventsOf(s.bed, 'finished')).filter((x) => x.name === 'base')
+          return e.length === (mib === 4 ? 1 : 2) ? e.at(-1) : undefined
+        })
+      ).job!
+    }
+    const from = (name: string, from_job: string) => {
+      const m = vmManifest(s, name, 'create') as {
+        vm: { image?: string; image_format?: string; from_job?: string; start?: boolean }
+      }
+      delete m.vm.image
+      delete m.vm.image_format
+      return { ...m, vm: { ...m.vm, from_job, start: false } }
+    }
+    const older = await convert(4)
+    await convert(8)
+    await drop(s.bed, from('by-name', 'base'))
+    await drop(s.bed, from('by-id', older))
+    await drop(s.bed, from('by-nothing', '01ARZ3NDEKTSV4RRFFQ69G5FAV'))
+    for (const [name, mib] of [
+      ['by-name', 8],
+      ['by-id', 4],
+    ] as const) {
+      expect([name, (await endOf(s.bed, `${name}.vm`)).state]).toEqual([name, 'succeeded'])
+      expect((await s.record(name))?.disks[0]?.size_bytes).toBe(mib * 2 ** 20)
+    }
+    const none = await endOf(s.bed, 'by-nothing.vm')
+    expect([none.state, none.reason]).toEqual([
+      expect.stringMatching(/failed|rejected/),
+      expect.stringContaining('01ARZ3NDEKTSV4RRFFQ69G5FAV'),
+    ])
+    for (const name of ['by-name', 'by-id']) await libvirtd.virsh(s.uri, 'undefine', name)
   })
 })
