@@ -5,7 +5,8 @@ import { type Alias, aliases, aliasNames, ghostVariables } from './aliases.ts'
 import { type ConfigDiagnostic, ConfigError } from './error.ts'
 import { type Given, readConfigFile } from './files.ts'
 import { defaultRoot, defaultRuntimeDir, instanceFault, standardFiles } from './places.ts'
-import { keys, type Setting, settings } from './settings.ts'
+import { keys, settings } from './settings.ts'
+import type { Setting } from './setting.ts'
 import type { Config, Key } from './types.ts'
 
 export interface LoadOptions {

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { type Alias, aliases, environmentNames } from './aliases.ts'
-import { keys, type Setting, settings } from './settings.ts'
+import { keys, settings } from './settings.ts'
+import type { Setting } from './setting.ts'
 
 interface Branch {
   [key: string]: Branch | z.ZodType

@@ -41,7 +41,7 @@ test('links between documents lead somewhere, and no document is left out of the
   const readme = await readFile(join(home, 'README.md'), 'utf8')
   for (const p of pages) expect(readme).toContain(`docs/${p}`)
   for (const p of pages) {
-    for (const [, target] of (await page(p)).matchAll(/\(?\b([a-z]+\.md)\b\)?/g))
+    for (const [, target] of (await page(p)).matchAll(/\(?\b([a-z-]+\.md)\b\)?/g))
       expect(pages, `${p} → ${target}`).toContain(target)
   }
 })
