@@ -267,6 +267,28 @@ describe('what goes on later is left as it is', () => {
     }
   })
 
+  test('a stop that stood still does not stop what another job has started since', async () => {
+    await using room = await bed.room()
+    await using other = await bed.room({ of: room })
+    const image = await blankDisk(join(room.temp.path, 'blank.raw'))
+    await room.vms.create(order(), spec('restarted', { image }), hear())
+    const { job } = order()
+    const how = { force: true, grace_ms: 0 }
+    let id = ''
+    const stood = hear({
+      async before() {
+        await other.vms.stop({ job, epoch: 2 }, 'restarted', how, hear())
+        await other.vms.start(order(), 'restarted', { address_timeout_ms: 0 }, hear())
+        id = await bed.virsh('domid', 'restarted')
+      },
+    })
+    const e = await failure(room.vms.stop({ job, epoch: 1 }, 'restarted', how, stood))
+    expect(e.code).toBe('vm-superseded')
+    expect(await bed.virsh('domid', 'restarted')).toBe(id)
+    expect(await room.vms.registry.get('restarted')).toMatchObject({ desired: 'running', state: 'running' })
+    await destroy(room, 'restarted')
+  })
+
   test('a create that was given up half-way is cleared away by the next job', async () => {
     await using room = await bed.room()
     const image = await blankDisk(join(room.temp.path, 'blank.raw'))
@@ -288,20 +310,19 @@ describe('what goes on later is left as it is', () => {
   test('a restart goes on after the stop, and is not done again when it is done', async () => {
     await using room = await bed.room()
     const image = await blankDisk(join(room.temp.path, 'blank.raw'))
-    await room.vms.create(order(), spec('again', { image }), hear())
+    await room.vms.create(order(), spec('again', { image, nics: [{ network: net.name, model: 'virtio' }] }), hear())
     const { job } = order()
-    const how = { force: true, grace_ms: 0, address_timeout_ms: 0 }
+    const how = { force: true, grace_ms: 0, address_timeout_ms: 60_000 }
     const aborter = new AbortController()
     const h = hear({
       signal: aborter.signal,
-      onPhase: (phase) => phase === 'start' && aborter.abort({ kind: 'drain', message: 'Away.' }),
+      onPhase: (phase) => phase === 'address' && aborter.abort({ kind: 'drain', message: 'Away.' }),
     })
     await room.vms.restart({ job, epoch: 1 }, 'again', how, h).catch(() => {})
-    const second = hear()
-    const r = await room.vms.restart({ job, epoch: 2 }, 'again', how, second)
-    expect(second.phases).toEqual(['stop', 'start'])
-    expect(r.phases.map((p) => p.name)).toEqual(['stop', 'start'])
     const id = await bed.virsh('domid', 'again')
+    // it waits on, and stops nothing
+    const r = await room.vms.restart({ job, epoch: 2 }, 'again', { ...how, address_timeout_ms: 1 }, hear())
+    expect(r.summary).toBe('The VM "again" was restarted.')
     // its agent was killed before it could commit
     await room.vms.restart({ job, epoch: 3 }, 'again', how, hear())
     expect(await bed.virsh('domid', 'again')).toBe(id)

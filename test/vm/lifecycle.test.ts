@@ -208,15 +208,19 @@ describe('what is not ours', () => {
     await bed.virsh('undefine', 'theirs')
   })
 
-  test('a VM of another instance is foreign too', async () => {
+  test('a VM of another instance is foreign too, also of one that is called alike and lies elsewhere', async () => {
     await using one = await bed.room()
     await using other = await bed.room()
+    await using alike = await bed.room({ instance: one.instance })
     const image = await blankDisk(join(one.temp.path, 'blank.raw'))
     await one.vms.create(order(), spec('shared', { image }), hear())
-    const e = await failure(
-      other.vms.remove(order(), 'shared', { keep_disks: false, force: true, grace_ms: 0 }, hear()),
-    )
-    expect(e.code).toBe('vm-conflict')
+    for (const room of [other, alike]) {
+      const how = { keep_disks: false, force: true, grace_ms: 0 }
+      expect(await failure(room.vms.remove(order(), 'shared', how, hear()))).toMatchObject({ code: 'vm-conflict' })
+      expect(await failure(room.vms.create(order(), spec('shared', { image }), hear()))).toMatchObject({
+        code: 'vm-conflict',
+      })
+    }
     expect(await bed.virsh('domstate', 'shared')).toBe('running')
     await one.vms.remove(order(), 'shared', { keep_disks: false, force: true, grace_ms: 0 }, hear())
   })
