@@ -46,7 +46,8 @@ export function renderDomain(d: Domain): string {
       el('serial', { type: 'pty' }, logOf(managed), el('target', { type: 'isa-serial', port: 0 })),
       el('console', { type: 'pty' }, logOf(managed), el('target', { type: 'serial', port: 0 })),
       // the agent's port does no harm to a guest without its driver, and is there when one is installed
-      modern && el('channel', { type: 'unix' }, el('target', { type: 'virtio', name: 'org.qemu.guest_agent.0' })),
+      (modern || virtio) &&
+        el('channel', { type: 'unix' }, el('target', { type: 'virtio', name: 'org.qemu.guest_agent.0' })),
       // absolute pointer positions: without them a remote screen's pointer drifts
       el('input', { type: 'tablet', bus: 'usb' }),
       // a port on loopback is open to every user of the host; a socket is libvirt's and root's
@@ -81,9 +82,11 @@ function metadata(d: Domain): Element {
       d.os !== undefined && el('vmspool:os', {}, d.os),
       el('vmspool:devices', { row: d.devices.row }, d.devices.reason),
       d.disks.map((x) => el('vmspool:disk', { id: x.id, target: x.target })),
-      d.nics.map(({ original: o }) =>
-        el('vmspool:nic', { name: o.name, mac: o.mac, network: o.network, model: o.model }),
-      ),
+      // of a VM that came from elsewhere
+      s &&
+        d.nics.map(({ original: o }) =>
+          el('vmspool:nic', { name: o.name, mac: o.mac, network: o.network, model: o.model }),
+        ),
     ),
   )
 }

@@ -77,8 +77,18 @@ function refusal(e: LibvirtError, o: { name: string; phase: VmPhase }): VmError 
   return new VmError(told, {
     ...more,
     code,
-    hint: `libvirt's code is ${number}; its own log and that of the guest (/var/log/libvirt/qemu/${o.name}.log) may say more.`,
+    hint: `${advice(told)}libvirt's code is ${number}; its own log and that of the guest (/var/log/libvirt/qemu/${o.name}.log) may say more.`,
   })
+}
+
+/** Where libvirt's words are known to be hard to read. */
+function advice(message: string): string {
+  if (/Permission denied/.test(message))
+    return "The user that guests run as (libvirt-qemu, qemu) must be able to pass through every folder above the VM's disks, and libvirt must be allowed to give him the disks (dynamic_ownership in qemu.conf, AppArmor, SELinux). "
+  // libvirt makes folders of the first 20 characters of the name, or bytes in the locale C, and then one character may be cut in two
+  if (/virJSONValue to yajl/.test(message))
+    return 'The libvirtd here runs in the locale C and cannot handle this name: use plain letters in its first 20 characters, or give libvirtd a UTF-8 locale. '
+  return ''
 }
 
 const DOING: Partial<Record<VmPhase, string>> = {
