@@ -1,11 +1,28 @@
-// A QEMU that hangs answers nobody: neither the power button nor SIGTERM. It is ended all the same, and its VM can go.
+// Guests that do not stop when they are asked to: one that notices nothing, and a QEMU that answers nobody. Most of the time is waiting.
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { expect, test } from 'vitest'
-import { blankDisk, GONE, hear, order, spec, vmBed } from './bed.ts'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type Bed, blankDisk, GONE, hear, order, spec, vmBed } from './bed.ts'
 
-test('a VM whose QEMU hangs is stopped and deleted', async () => {
-  await using bed = await vmBed()
+let bed: Bed
+beforeAll(async () => {
+  bed = await vmBed()
+})
+afterAll(() => bed?.[Symbol.asyncDispose]())
+
+test.concurrent('a guest that does not notice the power button is asked again, and at last the plug is pulled', async () => {
+  await using room = await bed.room()
+  const image = await blankDisk(join(room.temp.path, 'blank.raw'))
+  await room.vms.create(order(), spec('deaf', { image }), hear())
+  const h = hear()
+  const removed = await room.vms.remove(order(), 'deaf', { keep_disks: false, force: false, grace_ms: 11_000 }, h)
+  expect(h.messages).toContain('waits for the guest to stop, 11 s at most; asked 2 times')
+  expect(h.messages.join()).not.toContain('asked 3 times')
+  expect(removed.warnings.join()).toContain('did not stop within 11 s')
+  expect(await room.traces('deaf')).toEqual(GONE)
+}, 180_000)
+
+test.concurrent('a VM whose QEMU hangs is stopped and deleted', async () => {
   await using room = await bed.room()
   const image = await blankDisk(join(room.temp.path, 'blank.raw'))
   await room.vms.create(order(), spec('frozen', { image }), hear())

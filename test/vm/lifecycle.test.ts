@@ -1,5 +1,5 @@
 // The actions of a VM through the real service, on QEMU: what they do, and that a second time they do nothing.
-import { mkdir, readFile, stat } from 'node:fs/promises'
+import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Bed, blankDisk, failure, GONE, hear, order, spec, vmBed } from './bed.ts'
@@ -157,6 +157,34 @@ describe('a VM from a disk', () => {
     expect(await room.traces('lost')).toEqual(GONE)
   })
 
+  test('of Ghost Agent, whose domain has no mark, is known by its entry, and its disk goes with it', async () => {
+    await using room = await bed.room()
+    const disks = join(room.temp.path, 'ghost/disks')
+    await mkdir(disks, { recursive: true })
+    const disk = await blankDisk(join(disks, 'old-1.qcow2'))
+    await blankDisk(join(disks, 'old-2.qcow2'))
+    const xml = join(room.temp.path, 'old-1.xml')
+    await writeFile(
+      xml,
+      `<domain type='qemu'><name>old-1</name><memory unit='MiB'>32</memory><os><type arch='x86_64' machine='q35'>hvm</type></os>
+       <devices><disk type='file'><driver type='raw'/><source file='${disk}'/><target dev='vda' bus='virtio'/></disk></devices></domain>`,
+    )
+    await bed.virsh('define', xml)
+    const now = new Date().toISOString()
+    const uuid = await bed.virsh('domuuid', 'old-1')
+    await room.vms.registry.update('old-1', () => ({
+      ...{ uuid, name: 'old-1', host: 'here', uri: bed.uri, desired: 'running', order: { job: 'ghost', epoch: 0 } },
+      ...{ origin: 'ghost', vcpus: 1, memory_bytes: 32 * 2 ** 20, nics: [], firmware: 'bios', machine: 'q35' },
+      disks: [{ id: 'disk', path: disk, format: 'raw', size_bytes: 4 * 2 ** 20 }],
+      ...{ accelerator: 'qemu', autostart: false, metadata: {}, state: 'stopped', state_at: now, addresses: [] },
+      ...{ created_at: now, updated_at: now },
+    }))
+    expect((await room.vms.start(order(), 'old-1', { address_timeout_ms: 0 }, hear())).vm?.state).toBe('running')
+    await room.vms.remove(order(), 'old-1', { keep_disks: false, force: true, grace_ms: 0 }, hear())
+    expect(await room.traces('old-1')).toEqual(GONE)
+    expect(await readdir(disks)).toEqual(['old-2.qcow2'])
+  })
+
   test('with snapshots, a managed save or paused is stopped and deleted all the same', async () => {
     await using room = await bed.room()
     const image = await blankDisk(join(room.temp.path, 'blank.raw'))
@@ -185,7 +213,6 @@ describe('what is not ours', () => {
     const image = await blankDisk(join(room.temp.path, 'blank.raw'))
     await mkdir(join(room.temp.path, 'x'), { recursive: true })
     const file = join(room.temp.path, 'foreign.xml')
-    const { writeFile } = await import('node:fs/promises')
     await writeFile(file, foreign('theirs'))
     await bed.virsh('define', file)
     await bed.virsh('start', 'theirs')
