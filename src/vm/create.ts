@@ -7,7 +7,7 @@ import { type Action, type Done, runAction, seen, type VmParts } from './action.
 import { awaitAddress, boot, promised } from './boot.ts'
 import { fitTemplate, makeDisks, type PlannedDisk, planDisks, sizeDisks } from './create-disks.ts'
 import { checkNetworks } from './create-networks.ts'
-import { takesDirectIo } from './disk-files.ts'
+import { removeHalfMade, takesDirectIo } from './disk-files.ts'
 import { nicsOf, placeVmDisks, vmDomainXml, vmFiles } from './domain.ts'
 import { isLibvirtError } from '../libvirt/index.ts'
 import { ownDomain } from './fence.ts'
@@ -189,6 +189,8 @@ async function make(a: Action, spec: VmSpec, begun: VmRecord): Promise<VmRecord>
     begun,
     plan.reduce((n, d) => n + (d.size_bytes ?? 0), 0),
   )
+  await a.fence()
+  await removeHalfMade(a.folder)
   const disks =
     begun.disks.length > 0 ? begun.disks : await makeFiles(a, spec, { plan, ...(hypervisor && { hypervisor }) })
 

@@ -147,6 +147,16 @@ export async function exists(path: string): Promise<boolean> {
   }
 }
 
+/** Removes what attempts left in the folder that were killed in the middle of writing, with the secrets that may be in it. */
+export async function removeHalfMade(dir: string): Promise<void> {
+  const names = await readdir(dir).catch((e: NodeJS.ErrnoException) => {
+    if (e.code === 'ENOENT') return []
+    throw e
+  })
+  for (const name of names)
+    if (/^\..+\.[0-9a-f]{12}\.tmp$/.test(name)) await rm(join(dir, name), { recursive: true, force: true })
+}
+
 async function sync(path: string): Promise<void> {
   await using file = await open(path, constants.O_RDONLY)
   await file.sync()

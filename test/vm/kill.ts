@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { VmPhase } from '../../src/vm/types.ts'
 import { drop, endOf, type Status, statusOf } from '../support/results.ts'
 import { until } from '../support/wait.ts'
-import { NOTHING, type Scene, type Traces, vmManifest } from './scene.ts'
+import { NETWORK, NOTHING, type Scene, type Traces, vmManifest } from './scene.ts'
 
 export type Disturbance = 'agent killed' | 'libvirtd killed' | 'libvirtd frozen'
 export const DISTURBANCES: readonly Disturbance[] = ['agent killed', 'libvirtd killed', 'libvirtd frozen']
@@ -24,7 +24,7 @@ export interface Step {
 
 /** In this order they make a life. */
 export const LIFE: readonly Step[] = [
-  { action: 'create', phases: ['admit', 'disks', 'seed', 'define', 'start'], after: 'running' },
+  { action: 'create', phases: ['admit', 'image', 'disks', 'seed', 'define', 'start', 'address'], after: 'running' },
   { action: 'stop', phases: ['stop'], after: 'stopped' },
   { action: 'start', phases: ['start'], after: 'running' },
   { action: 'restart', phases: ['stop', 'start'], after: 'running' },
@@ -121,8 +121,7 @@ export async function act(s: Scene, name: string, step: Step, blow?: Blow): Prom
     return yes
   })
   try {
-    const networks = step.fails ? [{ bridge: 'no-such-bridge' }] : []
-    const wanted = step.action === 'create' ? { vm: { ...createWith(s), networks } } : {}
+    const wanted = step.action === 'create' ? createWith(s, step, blow?.phase) : {}
     await drop(s.bed, vmManifest(s, name, step.action, wanted))
     await until(`the job to ${step.action} is accepted`, async () => {
       const now = await statusOf(s.bed, `${name}.vm`)
@@ -144,13 +143,13 @@ export async function act(s: Scene, name: string, step: Step, blow?: Blow): Prom
   }
 }
 
-const createWith = (s: Scene) => ({
-  image: s.image,
-  image_format: 'raw',
-  vcpus: 1,
-  memory: '32M',
-  cloud_init: { user: 'nobody' },
-})
+/** As little as makes the action pass through the phase: each costs its time. */
+function createWith(s: Scene, step: Step, phase: VmPhase | undefined): object {
+  const vm = { vcpus: 1, memory: '32M', disk: '4M', cloud_init: { user: 'nobody' } }
+  const from = phase === 'image' ? { template: 'blank', copy: 'full' } : { image: s.image, image_format: 'raw' }
+  const networks = step.fails ? [{ bridge: 'no-such-bridge' }] : phase === 'address' ? [NETWORK] : []
+  return { vm: { ...vm, ...from, networks }, wait_for_address: phase === 'address' ? 3 : false }
+}
 
 function check(name: string, step: Step, status: Status): void {
   if (status.state === (step.fails ? 'failed' : 'succeeded')) return
@@ -191,7 +190,7 @@ async function agree(s: Scene, name: string, after: Step['after']): Promise<void
 export async function nothingLeft(s: Scene): Promise<string[]> {
   const left: string[] = []
   const vms = join(s.bed.layout.output, 'vms')
-  const files = (await readdir(vms)).filter((f) => !/^(vms\.json(\.bak)?|\.reconcile\.json)$/.test(f))
+  const files = (await readdir(vms)).filter((f) => !/^(vms\.json(\.bak)?|\.reconcile\.json|\.images)$/.test(f))
   if (files.length > 0) left.push(`files: ${files.join(' ')}`)
   const domains = await s.libvirtd.virsh(s.uri, 'list', '--all', '--name')
   if (domains.trim() !== '') left.push(`domains: ${domains}`)

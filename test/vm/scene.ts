@@ -31,14 +31,19 @@ export interface Traces {
   libvirt_files: string[]
 }
 
+/** one of libvirt's that {@link Scene.libvirtd} may be given: nobody on it asks for an address */
+export const NETWORK = 'lan'
+
 export const NOTHING: Traces = { domains: [], guests: 0, files: [], entry: false, libvirt_files: [] }
 
 /** @param dir a private folder */
 export async function scene(dir: string, o: { config?: object; libvirtd?: Libvirtd } = {}): Promise<Scene> {
   const libvirtd = o.libvirtd ?? (await privateLibvirtd())
   const uri = libvirtd.uri('qemu:///system')
+  const image = join(dir, 'blank.raw')
   const b = await bed(dir, {
     libvirt: { uri },
+    templates: { blank: { path: image, format: 'raw' } },
     vm: {
       accelerator: 'qemu',
       limits: { min_memory: 16 * MIB, min_disk: MIB },
@@ -50,7 +55,6 @@ export async function scene(dir: string, o: { config?: object; libvirtd?: Libvir
     lease: { timeout: '2s' },
     ...o.config,
   })
-  const image = join(dir, 'blank.raw')
   await execa('truncate', ['-s', '4M', image])
   const record = async (name: string): Promise<VmRecord | undefined> => {
     const file = await readJson<{ vms: Record<string, VmRecord> }>(join(b.layout.output, 'vms/vms.json'))

@@ -1,14 +1,16 @@
 // Every phase of every action on a VM, with the agent killed, libvirtd killed, and libvirtd frozen, each at several moments of the phase. The
-// table tells how often each was hit; a cell that was not seen in time is tried again. VM_KILLS=stop,start runs these actions alone.
+// table tells how often each was hit; a cell that was not seen in time is tried again. VM_KILLS=stop,start runs these actions alone,
+// VM_KILLS_PHASES=address these phases.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { act, type Blow, DISTURBANCES, type Disturbance, LIFE, nothingLeft, REFUSED, type Step } from './kill.ts'
-import { type Scene, scene } from './scene.ts'
+import { NETWORK, type Scene, scene } from './scene.ts'
 
 /** ms into the phase */
 const MOMENTS = (process.env.VM_KILLS_MOMENTS ?? '0,40,250').split(',').map(Number)
 const only = process.env.VM_KILLS?.split(',')
+const phases = process.env.VM_KILLS_PHASES?.split(',')
 const TRIES = 3
 
 const steps = [...LIFE, REFUSED].filter((s) => !only || only.includes(s.fails ? 'refused' : s.action))
@@ -45,13 +47,14 @@ async function cell(s: Scene, step: Step, blow: Blow): Promise<{ hit: boolean; s
 const dir = mkdtempSync(join(tmpdir(), 'vm-kills-'))
 const open = async (): Promise<Scene> => {
   const s = await scene(mkdtempSync(join(dir, 's-')))
+  await s.libvirtd.natNetwork(NETWORK)
   await s.bed.start()
   return s
 }
 let s = await open()
 try {
   for (const step of steps) {
-    for (const phase of step.phases) {
+    for (const phase of step.phases.filter((p) => !phases || phases.includes(p))) {
       const row = [titleOf(step), phase]
       for (const disturbance of DISTURBANCES) {
         let hits = 0
