@@ -64,8 +64,8 @@ async function run(which: string, o: Options): Promise<void> {
   await using c = await connect(uri, { keepalive: { interval_ms: 0, misses: 1 } })
   const domain = await runningDomain(c, vm)
   const stream = await open(c, domain, vm, o)
-  const key = `Ctrl+${String.fromCharCode(o.escape + 64)}`
-  if (!o.readOnly) say(`Connected to ${plain(vm.name)}. ${key} leaves.`)
+  const key = o.readOnly ? 'Ctrl+C' : `Ctrl+${String.fromCharCode(o.escape + 64)}`
+  say(`Connected to ${plain(vm.name)}. ${key} leaves.`)
   const left = await attach(stream, { escape: o.escape, input: !o.readOnly })
   process.exitCode = await tell(left, c, vm)
 }
