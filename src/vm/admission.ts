@@ -64,6 +64,8 @@ const POLL_MS = 20
 
 export function openAdmission(o: AdmissionOptions): Admission {
   const promises = openPromises(o.dir)
+  // They count no more in any case; whoever asks next would remove them too.
+  promises.clean().catch(() => {})
 
   /** Promises first, domains after them: a promise that ends in between has become a domain that is seen. */
   async function look(s: Session, fs: Filesystem, promised: readonly Promised[], without?: string) {

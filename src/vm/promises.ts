@@ -35,6 +35,8 @@ export interface Promises {
   announce(p: Omit<Promised, 'maker' | 'at'>): Promise<Announced>
   /** those that were admitted, stale ones left out */
   list(): Promise<Promised[]>
+  /** removes what processes left that are gone */
+  clean(): Promise<void>
 }
 
 /** Of a process in another pid namespace nobody here can see whether it lives. */
@@ -51,14 +53,15 @@ export function openPromises(dir: string): Promises {
   const names = async (): Promise<string[]> => (await readdir(dir)).filter((f) => PROMISE.test(f)).sort()
 
   async function read(file: string): Promise<Promised | undefined> {
-    let p: Promised
+    let p: Promised | undefined
     try {
       p = JSON.parse(await readFile(join(dir, file), 'utf8'))
     } catch (e) {
       if ((e as NodeJS.ErrnoException).code === 'ENOENT') return undefined // it was taken back
-      throw e
+      if (!(e instanceof SyntaxError)) throw e
+      // it had its name only when it was whole: the host lost its power since
     }
-    if (!stale(p)) return p
+    if (p && !stale(p)) return p
     await remove(file)
     return undefined
   }
@@ -111,6 +114,17 @@ export function openPromises(dir: string): Promises {
         admit: () => writeFile(join(dir, file + ADMITTED), ''),
         [Symbol.asyncDispose]: () => remove(file),
       }
+    },
+    async clean() {
+      let all: string[]
+      try {
+        all = await readdir(dir)
+      } catch (e) {
+        if ((e as NodeJS.ErrnoException).code === 'ENOENT') return
+        throw e
+      }
+      await Promise.all(all.filter((f) => PROMISE.test(f)).map(read))
+      await sweep(await readdir(dir))
     },
     async list() {
       let all: string[]

@@ -206,6 +206,7 @@ describe.runIf(isRoot)('admission', () => {
     await put(1, gone)
     await put(2, { ...me, start_ticks: me.start_ticks - 1 }) // our number, another process
     await put(3, { ...me, boot_id: 'before the restart of the host' })
+    await writeFile(join(a.room, `${'4'.padStart(12, '0')}-1-1-00000000.json`), '') // of a host that lost its power
     await writeFile(join(a.room, `.new-${ended.pid}-1-00000000`), 'half written')
     {
       await using _mine = await a.admit(want('fits', { memory_bytes: 3 * GIB }), s)
