@@ -35,6 +35,8 @@ export interface VmFollower {
 
 /** Everything is compared so often, in ms, also when libvirt says that nothing happened. */
 const PASS_MS = 60_000
+/** What no event tells of is looked for so often: a damaged registry, and what was done about what is shown. */
+const TICK_MS = 3_000
 /** After a pass that failed. */
 const AGAIN_MS = 5_000
 /** Events that come together are looked at together. */
@@ -55,9 +57,16 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
   let usage: Record<string, VmUsage> = {}
   let written = ''
   const dropped = new Map<string, { file: string; at: number }>()
+  /** what was known of a VM when it was found to differ, and how often the registry was damaged by then */
+  const basis = new Map<string, string>()
+  let problems = 0
+
+  const known = async (): Promise<Map<string, VmRecord>> => new Map((await vms.registry.all()).map((r) => [r.name, r]))
+  const wish = (r: VmRecord | undefined): string => JSON.stringify([r?.order, r?.desired, r?.doing])
 
   const report = async (): Promise<void> => {
-    states = countStates(await vms.registry.all())
+    const records = await known()
+    states = countStates([...records.values()])
     const { state, since, reason } = vms.link.health()
     const content: Omit<VmReport, 'at'> = {
       schema: 1,
@@ -87,7 +96,26 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
       if (!known) a.log.warn('vm.drift', { name: d.name, kind: d.kind, message: d.message })
       return known ?? { ...d, since: at }
     })
-    drift = of === undefined ? now : [...drift.filter((d) => d.name !== of || d.kind.startsWith('orphan-')), ...now]
+    drift = of === undefined ? now : [...drift.filter((d) => d.name !== of || isOrphan(d)), ...now]
+  }
+
+  /** Whether everything is to be compared; what changed of a VM that is shown to differ is put to `pending`. */
+  const changed = async (pending: Set<string>): Promise<boolean> => {
+    const records = await known() // which finds out whether the registry can be used
+    if (vms.registry.problems().length !== problems) return true
+    if (orphans.some((o) => o.path !== undefined && !existsSync(o.path))) return true
+    for (const { name } of drift) {
+      const r = records.get(name)
+      if (!basis.has(name) || basis.get(name) === wish(r)) continue
+      if (!r) return true
+      pending.add(r.uuid)
+    }
+    return false
+  }
+  const remembered = async (names: readonly string[] | undefined): Promise<void> => {
+    const records = await known()
+    if (names === undefined) basis.clear()
+    for (const name of names ?? records.keys()) basis.set(name, wish(records.get(name)))
   }
 
   /** A start that we dropped counts from the drop on, and not only once it is a job. */
@@ -155,8 +183,10 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
   const idle = (): boolean => a.draining || a.fenced
 
   const pass = async (session: Session): Promise<number> => {
+    problems = vms.registry.problems().length
     const r = await reconcile(options(session))
     note(r.drift)
+    await remembered(undefined)
     orphans = r.orphans
     seen_at = r.at
     await start(r.toStart)
@@ -169,8 +199,9 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
 
   const event = async (session: Session, uuid: string): Promise<number> => {
     const r = await reconcileOne(options(session), uuid)
-    if (!r) return PASS_MS
+    if (!r) return orphans.some((o) => o.uuid === uuid) ? 0 : PASS_MS
     note(r.drift, r.name)
+    await remembered([r.name])
     await start(r.toStart)
     await report()
     return until(r.due)
@@ -213,13 +244,17 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
       wake()
     })
     let due = 0
+    let failure: string | undefined
     try {
       while (!over && !signal.aborted) {
         try {
-          if (idle()) due = performance.now() + AGAIN_MS
-          else if (performance.now() >= due || pending.size > MANY) {
+          if (idle()) {
+            pending.clear() // the pass that follows sees all of it
+            due = performance.now() + AGAIN_MS
+          } else if (performance.now() >= due || pending.size > MANY || (await changed(pending))) {
             pending.clear()
             due = performance.now() + (await pass(session))
+            failure = undefined
           } else {
             for (const uuid of [...pending]) {
               pending.delete(uuid)
@@ -228,10 +263,12 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
           }
         } catch (error) {
           if (over || signal.aborted) break
-          a.log.warn('vm.reconcile-failed', { error })
+          const message = String((error as Error)?.message)
+          if (message !== failure) a.log.warn('vm.reconcile-failed', { error })
+          failure = message
           due = performance.now() + AGAIN_MS
         }
-        if (pending.size === 0) await wait(Math.max(0, due - performance.now()))
+        if (pending.size === 0) await wait(Math.min(TICK_MS, Math.max(0, due - performance.now())))
         if (pending.size > 0 && !over) await new Promise((resolve) => setTimeout(resolve, DEBOUNCE_MS))
       }
     } finally {
@@ -251,7 +288,12 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
   })().catch((error) => a.log.error('vm.follow-failed', { error }))
 
   return {
-    seen: () => ({ drift, orphans, ...(seen_at ? { seen_at } : {}), ...(states ? { states } : {}) }),
+    seen: () => ({
+      drift: drift.filter((d) => !isOrphan(d)),
+      orphans,
+      ...(seen_at ? { seen_at } : {}),
+      ...(states ? { states } : {}),
+    }),
     async close() {
       stopWatching()
       closing.abort(new Error('The agent is ending.'))
@@ -259,6 +301,8 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
     },
   }
 }
+
+const isOrphan = (d: Drift): boolean => d.kind === 'orphan-domain' || d.kind === 'orphan-folder'
 
 /** What the job that an answer belongs to was dropped as. */
 async function dropOf(status: string): Promise<unknown> {

@@ -165,6 +165,10 @@ describe.runIf(isRoot)('an agent', { timeout: 180_000 }, () => {
     expect(await readFile(seen.problems[0]!.kept!, 'utf8')).toBe('null')
     expect(await s.record('lost')).toMatchObject({ origin: 'recovered', state: 'running', desired: 'running' })
     expect((await control(s.bed, 'status')).vms).toMatchObject({ problems: 1 })
+    // … and while it runs; nobody has to ask
+    await writeFile(file, '{"schema":')
+    await until('it has noticed', async () => (await report(s))?.problems.length === 2, { also: second.output })
+    expect(await s.record('lost')).toMatchObject({ state: 'running', desired: 'running' })
     await drop(s.bed, vmManifest(s, 'lost', 'delete'))
     await until('its deletion is over', async () => (await jobsOf(s, 'lost')).length === 2, { also: second.output })
     expect([(await endOf(s.bed, 'lost.vm')).state, await s.traces('lost')]).toEqual(['succeeded', NOTHING])
