@@ -146,7 +146,7 @@ verify() {
   cat <<TEXT
 
 What to do next:
-  usermod -aG vmspool-submit NAME       who may drop jobs and read results (vmspool: who may also control agents)
+  usermod -aG vmspool-submit NAME       who may drop jobs and read results (and vmspool: who may control agents)
   vmspool daemon status                 the instances, their folders, PID and uptime
   systemctl edit $(unit_of "${instances##* }")    resources, exports in homes: $docs
   man vmspool
