@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { XMLParser } from 'fast-xml-parser'
@@ -61,7 +62,7 @@ export interface WaitForAddress {
   /** libvirt is away, or (undefined) there again */
   onAway?(why: string | undefined): void
   /** whether somebody answers there; of leases that never end it is the only sign of life */
-  answers?(address: string): Promise<boolean>
+  answers?(address: string, mac: string): Promise<boolean>
 }
 
 /**
@@ -124,14 +125,25 @@ async function look(s: Session, o: WaitForAddress): Promise<Seen> {
 
 /** Has the guest itself asked for it since the start? A renewal changes when it ends. */
 async function isFresh(l: KnownLease, o: WaitForAddress): Promise<boolean> {
-  if (o.before === undefined) return l.expires_s !== null || (await (o.answers ?? answers)(l.address))
+  if (o.before === undefined) return l.expires_s !== null || (await (o.answers ?? answers)(l.address, l.mac))
   const old = o.before.find((b) => b.mac === l.mac && b.address === l.address)
   if (old === undefined || old.expires_s !== l.expires_s) return true
-  return l.expires_s === null && (await (o.answers ?? answers)(l.address))
+  return l.expires_s === null && (await (o.answers ?? answers)(l.address, l.mac))
 }
 
-/** Takes or refuses a connection; whoever does neither is not there, or behind a wall. The port is of no account. */
-function answers(address: string): Promise<boolean> {
+/** Whether that very card answers: it takes or refuses a connection, and the kernel has its MAC address for it (proc(5), /proc/net/arp). */
+async function answers(address: string, mac: string): Promise<boolean> {
+  if (!(await takesOrRefuses(address))) return false
+  if (address.includes(':')) return true
+  const neighbours = await readFile('/proc/net/arp', 'utf8').catch(() => '')
+  return neighbours.split('\n').some((line) => {
+    const [ip, , , card] = line.split(/\s+/)
+    return ip === address && card?.toLowerCase() === mac
+  })
+}
+
+/** Whoever does neither is not there, or behind a wall. The port is of no account. */
+function takesOrRefuses(address: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect({ host: address, port: 22 })
     const end = (yes: boolean) => {

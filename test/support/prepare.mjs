@@ -30,6 +30,7 @@ export const forTests = {
   openssl: 'openssl',
   // seeds of VMs, and who may read their disks
   xorriso: 'xorriso',
+  genisoimage: 'genisoimage',
   setfacl: 'acl',
   ip: 'iproute2',
   iptables: 'iptables',
