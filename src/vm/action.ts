@@ -118,7 +118,8 @@ export async function runAction(parts: VmParts, o: RunOptions, work: (a: Action)
   const waiting = (what: string) => (why: string | undefined) => {
     hooks.waiting?.(why)
     if (why === undefined) hooks.progress({ phase })
-    else report(`waits for ${why} (needed ${what})`)
+    // `waiting_on` says the rest where there is somebody who shows it
+    else report(hooks.waiting ? `waits for libvirt, which is needed ${what}` : `waits for ${why} (needed ${what})`)
   }
 
   hooks.progress({ phase })
