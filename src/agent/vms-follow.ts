@@ -104,7 +104,12 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
     const records = await known() // which finds out whether the registry can be used
     if (vms.registry.problems().length !== problems) return true
     if (orphans.some((o) => o.path !== undefined && !existsSync(o.path))) return true
-    for (const { name } of drift) {
+    const shown = new Set(drift.map((d) => d.name))
+    // one that stopped while a job was at it had no word of its own
+    for (const r of records.values()) {
+      if (r.desired === 'running' && r.state !== 'running' && !r.doing && !shown.has(r.name)) pending.add(r.uuid)
+    }
+    for (const name of shown) {
       const r = records.get(name)
       if (!basis.has(name) || basis.get(name) === wish(r)) continue
       if (!r) return true
