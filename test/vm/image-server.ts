@@ -17,6 +17,8 @@ export interface Behaviour {
   cut?: number
   /** say nothing more after so many bytes of a reply */
   hang?: number
+  /** … until this */
+  hang_until?: Promise<void>
   /** bytes a piece and ms between them */
   drip?: { bytes: number; ms: number }
   /** how the body is delimited; `close`: by the end of the connection */
@@ -127,15 +129,21 @@ async function reply(s: ImageServer, path: string, asked: IncomingHttpHeaders, r
   }
   const limit = Math.min(b.cut ?? body.length, b.hang ?? body.length)
   const step = b.drip?.bytes ?? 64 * 1024
-  res.flushHeaders()
-  for (let at = 0; at < Math.min(limit, body.length); at += step) {
-    const piece = body.subarray(at, Math.min(at + step, limit))
-    s.sent += piece.length
-    if (!res.write(piece)) await writable(res)
-    if (res.destroyed) return
-    if (b.drip) await sleep(b.drip.ms)
+  const send = async (start: number, end: number): Promise<void> => {
+    for (let at = start; at < end && !res.destroyed; at += step) {
+      const piece = body.subarray(at, Math.min(at + step, end))
+      s.sent += piece.length
+      if (!res.write(piece)) await writable(res)
+      if (b.drip) await sleep(b.drip.ms)
+    }
   }
-  if (limit >= body.length) res.end()
+  res.flushHeaders()
+  await send(0, Math.min(limit, body.length))
+  if (b.hang_until) {
+    await b.hang_until
+    await send(limit, body.length)
+  }
+  if (limit >= body.length || b.hang_until) res.end()
   else if (b.cut !== undefined && limit === b.cut) res.destroy()
   // else it hangs until the connection is closed by somebody
 }

@@ -16,7 +16,15 @@ const quiet = { signal: new AbortController().signal }
 
 interface Worker extends AsyncDisposable {
   child: ChildProcess
-  lines: { image?: CachedImage; error?: string; code?: string; log?: string; doing?: string; done?: number }[]
+  lines: {
+    image?: CachedImage
+    error?: string
+    code?: string
+    log?: string
+    doing?: string
+    done?: number
+    total?: number
+  }[]
   ended: Promise<void>
   image(): Promise<CachedImage>
 }
@@ -84,22 +92,31 @@ async function scene(body: Buffer) {
 test('two processes and two callers in one of them: the server is asked once, the others wait and say so', async () => {
   const body = rawDisk(2_000_000)
   await using s = await scene(body)
-  s.server.behave = { body, drip: { bytes: 100_000, ms: 100 } }
+  const goOn = Promise.withResolvers<void>()
+  s.server.behave = { body, hang: 1_000_000, hang_until: goOn.promise }
   await using a = worker(s.options)
+  await s.written(1_000_000)
   await using b = worker(s.options)
   const here = openImages(s.options)
-  const [one, two, three, four] = await Promise.all([
-    a.image(),
-    b.image(),
-    here.get('debian', quiet),
-    here.get('debian', quiet),
-  ])
-  expect(new Set([one, two, three, four].map((i) => i.path)).size).toBe(1)
+  const both = [1, 2].map(() => {
+    const said: string[] = []
+    return { said, image: here.get('debian', { ...quiet, log: (t) => said.push(t) }) }
+  })
+  const waits = 'Another process is fetching the image debian: it is waited for.'
+  await until('all others wait', () =>
+    [b.lines.map((l) => l.log), ...both.map((w) => w.said)].every((w) => w.includes(waits)),
+  )
+  await until('who waits says how far it is', () =>
+    b.lines.some(
+      (l) => l.doing?.includes('waits for another process') && l.done === 1_000_000 && l.total === body.length,
+    ),
+  )
+  goOn.resolve()
+  const [one, two, three, four] = await Promise.all([a.image(), b.image(), ...both.map((w) => w.image)])
+  expect(new Set([one, two, three, four].map((i) => i!.path)).size).toBe(1)
   await expectFile(one.path, body)
   expect(s.server.requests).toHaveLength(1)
   expect(s.server.sent).toBe(body.length)
-  const waited = [a, b].filter((w) => w.lines.some((l) => l.log?.includes('Another process is fetching')))
-  expect(waited.length).toBeGreaterThanOrEqual(1)
 })
 
 test('a process that is killed while it fetches: another takes over, in the same file, from where it was', async () => {
@@ -223,14 +240,14 @@ test('https: whom the host does not trust is refused, and no redirect leads from
         checked: { url: `${base}/down`, checksum },
       },
     }
-    const ask = async (name: string, env: NodeJS.ProcessEnv) => {
-      await using w = worker(options, env, name)
+    const ask = async (name: string, env: NodeJS.ProcessEnv, dir = options.dir) => {
+      await using w = worker({ ...options, dir }, env, name)
       await w.ended
       return w.lines.at(-1)!
     }
     const trust = { NODE_EXTRA_CA_CERTS: cert }
     const [stranger, direct, down, checked] = await Promise.all([
-      ask('direct', {}),
+      ask('direct', {}, join(s.dir, 'another cache')),
       ask('direct', trust),
       ask('down', trust),
       ask('checked', trust),

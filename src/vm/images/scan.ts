@@ -134,9 +134,10 @@ function matches(e: Entry, t: Template | undefined, file?: ImageRecord['file']):
     return e.record[algorithm] === hex
   }
   if (e.origin !== originOf(t)) return false
+  if (t.path === undefined || file === undefined) return true
+  // unknown after the record was lost: taking it anew costs little and tells
   const was = e.record.file
-  if (t.path === undefined || file === undefined || was === undefined) return true
-  return was.size === file.size && was.mtime_ms === file.mtime_ms && was.ino === file.ino
+  return was?.size === file.size && was.mtime_ms === file.mtime_ms && was.ino === file.ino
 }
 
 /** The newest image that matches. */

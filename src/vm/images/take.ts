@@ -24,9 +24,14 @@ export async function versionOfFile(path: string): Promise<FileVersion> {
     }
   } catch (e) {
     if (e instanceof VmError) throw e
+    // the guard knows why a file may be hidden from a service
+    const why = await openBeneath(path, ['/']).then(
+      (f) => f.close(),
+      (error) => error,
+    )
     throw new VmError(`The image ${path} cannot be read: ${(e as Error).message}.`, {
       code: 'image-not-found',
-      hint: 'Check the path and the rights of the file and its folders.',
+      hint: why instanceof ImageError && why.hint ? why.hint : 'Check the rights of the file and its folders.',
       cause: e,
     })
   }
