@@ -47,7 +47,7 @@ async function carryOut(m: VmManifest, name: string, vms: Vms, c: JobContext<VmM
   const grace_ms = m.grace_ms ?? c.config.vm.stop_grace
   switch (m.action) {
     case 'create':
-      return vms.create(order, await vmSpec(m, name, c), hooks)
+      return vms.create(order, { name, make: () => vmSpec(m, name, c) }, hooks)
     case 'start':
       return vms.start(order, name, { address_timeout_ms }, hooks)
     case 'stop':

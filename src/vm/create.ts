@@ -18,39 +18,65 @@ import { writeSeed } from './seed.ts'
 import { digestOf } from './spec-digest.ts'
 import { type VmDisk, VmError, type VmHooks, type VmOrder, type VmRecord, type VmResult, type VmSpec } from './types.ts'
 
+/** What a new VM is to be; found out when its turn has come, since it may need what only then is there. */
+export interface LateSpec {
+  name: string
+  make(): Promise<VmSpec>
+}
+
 /**
  * Makes a VM. Asked for the same again, it finds the VM that is there; a job that was interrupted goes on where it was; a failure leaves nothing.
- * @throws VmError
+ * @throws VmError, and what `make` of a late spec throws
  */
-export async function createVm(parts: VmParts, order: VmOrder, spec: VmSpec, hooks: VmHooks): Promise<VmResult> {
-  const run = { action: 'create', order, name: spec.name, hooks, first: 'admit', onFailure: rollBack } as const
+export async function createVm(
+  parts: VmParts,
+  order: VmOrder,
+  asked: VmSpec | LateSpec,
+  hooks: VmHooks,
+): Promise<VmResult> {
+  const run = { action: 'create', order, name: asked.name, hooks, first: 'admit', onFailure: rollBack } as const
   return runAction(parts, run, async (a) => {
-    const asked = digestOf(spec)
-    const there = await parts.registry.get(spec.name)
-    // one whose domain somebody has removed is made again on the disks that it has
-    const lost = there !== undefined && isMade(there) && (await lacksDomain(a, there, asked))
-    if (there && isMade(there) && !lost) return exists(a, there, asked)
-    await checkPlace(a, there)
-    const uuid = uuidOfVm(parts.instance, spec.name)
-    const nics = nicsOf(spec.nics, uuid)
-    await checkMacs(a, nics)
-    const fresh = freshRecord(a, spec, { uuid, nics, asked })
-    // what this job has made already stays; what another one, or a roll-back, left behind goes first
-    const goesOn = (r: VmRecord): boolean => r.order.job === order.job && r.asked === asked && r.desired !== 'deleted'
-    let record = await a.begin((r) => {
-      if (!r) return fresh
-      if (lost) return { ...r, desired: spec.start ? 'running' : 'stopped' }
-      if (isMade(r))
-        throw new VmError(`The VM "${spec.name}" was made by somebody else just now.`, { code: 'vm-conflict' })
-      return goesOn(r) ? r : { ...r, desired: 'deleted' }
-    })
-    if (there && !lost && !goesOn(there)) {
-      await clearAway(a, there)
-      record = await a.change((r) => ({ ...fresh, order: r.order, doing: r.doing! }))
-    }
-    record = await make(a, spec, record)
-    return finished(a, spec, record)
+    const there = await parts.registry.get(asked.name)
+    return create(a, there, 'make' in asked ? await specOf(a, there, asked) : asked)
   })
+}
+
+/** What an earlier attempt has made must go when there is no saying any more what it was to become. */
+async function specOf(a: Action, there: VmRecord | undefined, late: LateSpec): Promise<VmSpec> {
+  try {
+    return await late.make()
+  } catch (e) {
+    if (there && there.order.job === a.order.job && !isMade(there)) await a.begin((r) => r ?? there)
+    throw e
+  }
+}
+
+async function create(a: Action, there: VmRecord | undefined, spec: VmSpec): Promise<Done> {
+  const { parts, order } = a
+  const asked = digestOf(spec)
+  // one whose domain somebody has removed is made again on the disks that it has
+  const lost = there !== undefined && isMade(there) && (await lacksDomain(a, there, asked))
+  if (there && isMade(there) && !lost) return exists(a, there, asked)
+  await checkPlace(a, there)
+  const uuid = uuidOfVm(parts.instance, spec.name)
+  const nics = nicsOf(spec.nics, uuid)
+  await checkMacs(a, nics)
+  const fresh = freshRecord(a, spec, { uuid, nics, asked })
+  // what this job has made already stays; what another one, or a roll-back, left behind goes first
+  const goesOn = (r: VmRecord): boolean => r.order.job === order.job && r.asked === asked && r.desired !== 'deleted'
+  let record = await a.begin((r) => {
+    if (!r) return fresh
+    if (lost) return { ...r, desired: spec.start ? 'running' : 'stopped' }
+    if (isMade(r))
+      throw new VmError(`The VM "${spec.name}" was made by somebody else just now.`, { code: 'vm-conflict' })
+    return goesOn(r) ? r : { ...r, desired: 'deleted' }
+  })
+  if (there && !lost && !goesOn(there)) {
+    await clearAway(a, there)
+    record = await a.change((r) => ({ ...fresh, order: r.order, doing: r.doing! }))
+  }
+  record = await make(a, spec, record)
+  return finished(a, spec, record)
 }
 
 /** Its making is over, or it was never made here; a create that is unfinished, or failed and could not be rolled back, is not. */
@@ -73,7 +99,7 @@ async function exists(a: Action, r: VmRecord, asked: string): Promise<Done> {
     return {
       summary: mine
         ? `The VM "${r.name}" was created by an earlier attempt of this job; it is ${now.state}${where}.`
-        : `The VM "${r.name}" exists already, as it is asked for (made by job ${r.order.job}); it is ${now.state}${where}.`,
+        : `The VM "${r.name}" exists already, as it is asked for; it is ${now.state}${where}.`,
       ...(mine ? {} : { unchanged: true }),
       vm: now,
     }
@@ -174,25 +200,23 @@ function freshRecord(a: Action, spec: VmSpec, o: Pick<VmRecord, 'uuid' | 'nics'>
 
 async function make(a: Action, spec: VmSpec, begun: VmRecord): Promise<VmRecord> {
   const { hooks, parts } = a
+  const made = begun.disks.length > 0
   await a.phase('admit', 'looks whether the host has room')
   const { accelerator, hypervisor } = await a.ask(`to choose how the VM "${a.name}" runs`, async (s) => {
-    const chosen = await chooseAccelerator(s, spec.accelerator, { machine: spec.machine, signal: hooks.signal })
+    // a guest sees its processor: what an earlier attempt has chosen stays
+    const wanted = made ? begun.accelerator : spec.accelerator
+    const chosen = await chooseAccelerator(s, wanted, { machine: spec.machine, signal: hooks.signal })
     await checkMachine(s, spec, chosen.type, hooks.signal)
     await checkNetworks(s, spec.nics)
     return { accelerator: chosen, hypervisor: await hypervisorUser(s, chosen.type, hooks.signal) }
   })
   hooks.log('agent', `runs on ${accelerator.type} because ${accelerator.reason}\n`)
-  const plan = await sizeDisks(a, planDisks(spec, a.folder))
+  const plan = made ? [] : await sizeDisks(a, planDisks(spec, a.folder))
   // until the domain runs, and counts by itself
-  await using _promise = await promised(
-    a,
-    begun,
-    plan.reduce((n, d) => n + (d.size_bytes ?? 0), 0),
-  )
+  await using _promise = await promised(a, begun, total(made ? begun.disks : plan))
   await a.fence()
   await removeHalfMade(a.folder)
-  const disks =
-    begun.disks.length > 0 ? begun.disks : await makeFiles(a, spec, { plan, ...(hypervisor && { hypervisor }) })
+  const disks = made ? begun.disks : await makeFiles(a, spec, { plan, ...(hypervisor && { hypervisor }) })
 
   const { seed, serial_log } = vmFiles(parts.dir, a.name)
   if (spec.cloud_init) {
@@ -226,6 +250,8 @@ async function make(a: Action, spec: VmSpec, begun: VmRecord): Promise<VmRecord>
   }
   return record
 }
+
+const total = (disks: readonly { size_bytes?: number }[]): number => disks.reduce((n, d) => n + (d.size_bytes ?? 0), 0)
 
 /** The disks, of which an earlier attempt may have made some. The registry learns of them when all are there. */
 async function makeFiles(

@@ -7,7 +7,7 @@ import type { Config } from '../config/index.ts'
 import type { Logger } from '../observe/index.ts'
 import type { VmParts } from './action.ts'
 import { type Admission, openAdmission } from './admission.ts'
-import { createVm } from './create.ts'
+import { createVm, type LateSpec } from './create.ts'
 import { defineVm } from './define.ts'
 import type { DefineResult, DefineSpec } from './define-types.ts'
 import { imagesDir, type ImageStore, openImages } from './images/index.ts'
@@ -38,7 +38,7 @@ export interface VmsOptions {
 
 export interface Vms extends AsyncDisposable {
   /** Each @throws VmError; the signal's reason */
-  create(order: VmOrder, spec: VmSpec, hooks: VmHooks): Promise<VmResult>
+  create(order: VmOrder, spec: VmSpec | LateSpec, hooks: VmHooks): Promise<VmResult>
   start(order: VmOrder, name: string, o: StartOptions, hooks: VmHooks): Promise<VmResult>
   stop(order: VmOrder, name: string, o: StopOptions, hooks: VmHooks): Promise<VmResult>
   restart(order: VmOrder, name: string, o: StartOptions & StopOptions, hooks: VmHooks): Promise<VmResult>

@@ -1,9 +1,11 @@
 import { createHash } from 'node:crypto'
 import type { VmSpec } from './types.ts'
 
-/** What tells two orders to create a VM apart. Who gave it, from where, and how long they wait, does not. */
+/** What tells two orders to create a VM apart. Who gave it, from where, and how long they wait, does not; nor where a job's disks lie by now. */
 export function digestOf(spec: VmSpec): string {
-  const { address_timeout_ms: _, ...asked } = spec
+  const { address_timeout_ms: _, boot, ...more } = spec
+  const from = boot.from === 'job' ? { ...boot, disks: boot.disks.map(({ id, format }) => ({ id, format })) } : boot
+  const asked = { ...more, boot: from }
   return createHash('sha256').update(JSON.stringify(asked, plain)).digest('hex')
 }
 

@@ -244,6 +244,38 @@ describe('what goes on later is left as it is', () => {
     }
   })
 
+  test('what the VM is made of may go once its disks are made; what it is to be must still be known', async () => {
+    await using room = await bed.room()
+    const image = await blankDisk(join(room.temp.path, 'blank.raw'))
+    const { job } = order()
+    const drained = async (epoch: number) => {
+      const aborter = new AbortController()
+      const onPhase = (phase: string) => phase === 'start' && aborter.abort({ kind: 'drain', message: 'Away.' })
+      await room.vms
+        .create({ job, epoch }, spec('half', { image }), hear({ signal: aborter.signal, onPhase }))
+        .catch(() => {})
+      expect(await room.vms.registry.get('half')).toMatchObject({ doing: { action: 'create', epoch } })
+    }
+    await drained(1)
+    await rm(image)
+    const make = async () => spec('half', { image })
+    expect((await room.vms.create({ job, epoch: 2 }, { name: 'half', make }, hear())).vm?.state).toBe('running')
+    await destroy(room, 'half')
+
+    await blankDisk(image)
+    await drained(3)
+    const gone = new Error('The job that it came from is gone.')
+    const late = { name: 'half', make: () => Promise.reject(gone) }
+    const e = await room.vms.create({ job, epoch: 4 }, late, hear()).catch((x: unknown) => x)
+    expect((e as Error).message).toMatch(/^The job that it came from is gone\. Nothing is left of the VM: the domain/)
+    expect(await room.traces('half')).toEqual(GONE)
+    // of whoever has made nothing there is nothing to take back
+    const again = await room.vms
+      .create(order(), { name: 'half', make: () => Promise.reject(new Error('No.')) }, hear())
+      .catch((x: unknown) => x)
+    expect((again as Error).message).toBe('No.')
+  })
+
   test('an attempt that stood still touches nothing once a later one has taken over', async () => {
     for (const at of ['disks', 'define', 'start']) {
       await using room = await bed.room()
