@@ -7,6 +7,7 @@ import { XMLParser } from 'fast-xml-parser'
 import type { Ownership } from '../domain/index.ts'
 import type { Session } from '../libvirt/index.ts'
 import type { Registry } from './registry.ts'
+import { withHeader } from './registry-disk.ts'
 import { vmStateOf } from './state.ts'
 import type { VmDisk, VmRecord } from './types.ts'
 import type { SeenDomain } from './look.ts'
@@ -28,6 +29,7 @@ export async function recoverRegistry(
     const xml = await s.query.domains.xml(d.domain, ['inactive'], { signal: o.signal })
     const state = vmStateOf(d.state)
     const now = new Date().toISOString()
+    const hardware = hardwareOf(xml)
     records.push({
       uuid: d.domain.uuid,
       name,
@@ -36,7 +38,8 @@ export async function recoverRegistry(
       desired: state === 'running' || state === 'paused' ? 'running' : 'stopped',
       order: { job: d.owner.job, epoch: d.owner.epoch },
       origin: 'recovered',
-      ...hardwareOf(xml),
+      ...hardware,
+      disks: await Promise.all(hardware.disks.map(withHeader)),
       autostart: false,
       metadata: {},
       state,

@@ -221,7 +221,11 @@ describe.skipIf(!isRoot)('reconciliation', () => {
 
   test('a registry that is lost is found again in libvirt, with all that an entry needs', async () => {
     await using room = await bed.room()
-    await made(room, 'one', 'two')
+    await made(room, 'one')
+    // this one lies on top of an image
+    const image = await blankDisk(join(room.temp.path, 'blank.raw'))
+    await room.vms.create(order(), spec('two', { image, copy: 'overlay', disk_bytes: 6 * 2 ** 20 }), hear())
+    const [overlay] = (await entry(room, 'two')).disks
     await room.vms.stop(order(), 'two', { force: true, grace_ms: 0 }, hear())
     const before = await entry(room, 'one')
     await writeFile(room.vms.registry.path, 'null')
@@ -233,12 +237,17 @@ describe.skipIf(!isRoot)('reconciliation', () => {
     const { uuid, vcpus, memory_bytes, firmware, machine, accelerator, nics, order: by } = before
     expect(await entry(room, 'one')).toMatchObject({
       ...{ uuid, vcpus, memory_bytes, firmware, machine, accelerator, nics, order: by },
-      disks: before.disks.map(({ id, path, format }) => ({ id, path, format })),
+      disks: before.disks.map(({ id, path, format, size_bytes }) => ({ id, path, format, size_bytes })),
       origin: 'recovered',
       desired: 'running',
       state: 'running',
     })
-    expect(await entry(room, 'two')).toMatchObject({ desired: 'stopped', state: 'stopped' })
+    const { path, format, size_bytes, base } = overlay!
+    expect(base).toBeDefined()
+    expect(await entry(room, 'two')).toMatchObject({
+      ...{ desired: 'stopped', state: 'stopped' },
+      disks: [{ path, format, size_bytes, base }],
+    })
     expect((await e.look()).recovered).toEqual([])
     await end(room, 'one', 'two')
     expect(await room.traces('one')).toEqual(GONE)
