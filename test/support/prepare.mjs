@@ -14,6 +14,7 @@ export const forTests = {
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
   strace: 'strace',
+  pkill: 'procps',
   'mkfs.ext4': 'e2fsprogs',
   virsh: 'libvirt-clients',
   'virt-qemu-run': 'libvirt-daemon-driver-qemu',
@@ -31,6 +32,7 @@ export const forTests = {
   // seeds of VMs, and who may read their disks
   xorriso: 'xorriso',
   genisoimage: 'genisoimage',
+  '/usr/lib/python3/dist-packages/yaml/__init__.py': 'python3-yaml', // cloud-init's reader
   setfacl: 'acl',
   ip: 'iproute2',
   iptables: 'iptables',
