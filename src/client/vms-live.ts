@@ -1,8 +1,9 @@
 /** What libvirt says of its domains just now, with the caller's own rights: one call, or two for a measurement. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Connection, connect, type DomainStats } from '../libvirt/index.ts'
+import { type Connection, connect, type DomainStats, isLibvirtError } from '../libvirt/index.ts'
 import { vmStateOf } from '../vm/state.ts'
 import type { VmState } from '../vm/types.ts'
+import { type Asking, leasedAddresses } from './vms-address.ts'
 
 export interface LiveDomain {
   name: string
@@ -24,6 +25,8 @@ export interface LiveView {
   at: string
   /** by uuid */
   domains: Map<string, LiveDomain>
+  /** of those that were asked about, by uuid */
+  addresses: Map<string, string[]>
   /** why it could not be asked: a sentence */
   failed?: string
 }
@@ -35,18 +38,20 @@ const MEASURE_MS = 500
 
 export async function lookLive(
   uri: string,
-  q: { live?: boolean | 'usage'; signal?: AbortSignal } = {},
+  q: { live?: boolean | 'usage'; signal?: AbortSignal },
+  asking: readonly Asking[],
 ): Promise<LiveView> {
   const failed = (error: unknown): LiveView => ({
     uri,
     at: new Date().toISOString(),
     domains: new Map(),
+    addresses: new Map(),
     failed: `libvirt (${uri}) could not be asked: ${(error as Error).message}`,
   })
   try {
     await using c = await connectForView(uri, q.signal)
-    const first = await stats(c)
-    if (q.live !== 'usage') return { uri, at: new Date().toISOString(), domains: first }
+    const [first, addresses] = await Promise.all([stats(c), leasedAddresses(c, asking).catch(noneIfRefused)])
+    if (q.live !== 'usage') return { uri, at: new Date().toISOString(), domains: first, addresses }
     const began = performance.now()
     await sleep(MEASURE_MS, undefined, q.signal ? { signal: q.signal } : {})
     const second = await stats(c)
@@ -56,11 +61,17 @@ export async function lookLive(
       if (before !== undefined && d.cpu_time_ms !== undefined && d.cpu_time_ms >= before)
         d.cpu_percent = Math.round((1000 * (d.cpu_time_ms - before)) / passed) / 10
     }
-    return { uri, at: new Date().toISOString(), domains: second }
+    return { uri, at: new Date().toISOString(), domains: second, addresses }
   } catch (error) {
     if (q.signal?.aborted) throw q.signal.reason
     return failed(error)
   }
+}
+
+/** Drivers without networks. */
+function noneIfRefused(error: unknown): Map<string, string[]> {
+  if (isLibvirtError(error)) return new Map()
+  throw error
 }
 
 /** Reading alone needs fewer rights, where the daemon has a socket for it. */

@@ -96,7 +96,19 @@ async function ask(place: Place, records: readonly VmRecord[], q: VmQuery): Prom
   if (q.all) uris.add(place.config.libvirt.uri)
   if (uris.size === 0) return []
   const { lookLive } = await import('./vms-live.ts')
-  return Promise.all([...uris].map((uri) => lookLive(uri, q)))
+  // whose start nobody waited for: the registry has no address of it
+  const asking = records
+    .filter((r) => r.state === 'running' && r.addresses.length === 0 && r.nics.length > 0)
+    .map((r) => ({ uri: r.uri, uuid: r.uuid, macs: r.nics.map((n) => n.mac), since: Date.parse(r.state_at) }))
+  return Promise.all(
+    [...uris].map((uri) =>
+      lookLive(
+        uri,
+        q,
+        asking.filter((a) => a.uri === uri),
+      ),
+    ),
+  )
 }
 
 const isRemote = (uri: string): boolean => /^\w+\+ssh:/.test(uri)
@@ -121,10 +133,13 @@ function viewOf(r: VmRecord, live: readonly LiveView[], reports: readonly VmRepo
     state,
     ...(same ? {} : { state_at: of.at, state_reason: domain?.reason ?? 'undefined' }),
     // an address is that of a boot
-    addresses: state === 'running' || state === 'paused' ? r.addresses : [],
+    addresses: state === 'running' || state === 'paused' ? known(r, of) : [],
   }
   return { ...now, ...(same ? uptime(now) : {}), ...usageOf(now, merged(report?.usage[r.name], domain), domain) }
 }
+
+const known = (r: VmRecord, of: LiveView): string[] =>
+  r.addresses.length > 0 ? r.addresses : (of.addresses.get(r.uuid) ?? [])
 
 function seenOf(r: VmRecord, report: VmReport | undefined): VmView['seen'] {
   const looked = report?.seen_at

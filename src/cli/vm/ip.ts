@@ -42,7 +42,7 @@ async function run(which: string, o: Options): Promise<void> {
   const began = performance.now()
   try {
     for (;;) {
-      const { vms } = await vmsOf(place, { live: false })
+      const { vms } = await vmsOf(place)
       const vm = findVm(place, vms, which)
       if (vm.addresses.length > 0) {
         for (const a of o.all ? vm.addresses : vm.addresses.slice(0, 1)) out(plain(a))
