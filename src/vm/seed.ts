@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { chmod, mkdir, readFile, rm, utimes, writeFile } from 'node:fs/promises'
 import { join, dirname } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
-import { parse, stringify } from 'yaml'
+import { Document, parse, Scalar, visit } from 'yaml'
 import { runGroup, SpawnError } from '../process/index.ts'
 import { writeError } from './disk-errors.ts'
 import { exists, placeWhole } from './disk-files.ts'
@@ -168,14 +168,33 @@ function networkConfig(c: CloudInit, macs: readonly string[]): string | undefine
   })
 }
 
-/** YAML 1.1, as Python reads it: "no", "on" and 08 need quotes that YAML 1.2 would not set. */
+/** A text that no reader of YAML takes for anything else. */
+const PLAIN = /^(?!(?:y|n|yes|no|on|off|true|false|null)$)[A-Za-z][\w./-]*$/i
+/** Lines that can stand as they are, one below the other. */
+const LINES = /^[\x20-\x7e]+(?:\n[\x20-\x7e]*)+$/
+/** What PyYAML refuses, or takes for the end of a line, unless it is escaped; only quoted texts have any of it. */
+const UNPRINTABLE = /[\x7f-\xa0\u00ad\u2028\u2029\ufeff\ufffe\uffff]/g
+
+/** YAML 1.1 as Python's reader takes it, which is stricter than the standard and knows more words: whatever could be something else is quoted. */
 function yaml(value: unknown): string {
-  const text = stringify(value, { version: '1.1', lineWidth: 0, aliasDuplicateObjects: false })
-  if (comesBack(text, value)) return text
+  const doc = new Document(value, { version: '1.1', aliasDuplicateObjects: false })
+  let writable = true
+  visit(doc, {
+    Scalar(_, node) {
+      if (typeof node.value !== 'string') return
+      // the library writes << bare whatever it is told, and then it is a command; half a character is no text
+      if (node.value === '<<' || !node.value.isWellFormed()) writable = false
+      if (!PLAIN.test(node.value) && !LINES.test(node.value)) node.type = Scalar.QUOTE_DOUBLE
+    },
+  })
+  const text = doc
+    .toString({ lineWidth: 0 })
+    .replace(UNPRINTABLE, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  if (writable && comesBack(text, value)) return text
   throw new VmError('The cloud-init fields cannot be written as YAML without a change.', {
     code: 'vm-invalid',
     phase: 'seed',
-    hint: 'Look for unusual keys in them, such as "<<", or give user_data as a whole.',
+    hint: 'Look for "<<" in them, and for broken characters; or give user_data as a whole.',
   })
 }
 
