@@ -133,6 +133,8 @@ export interface DefineReport {
   /** disks of an earlier definition that were left where they are */
   kept: string[]
   snapshot?: string
+  /** parts of the step */
+  phases: { name: string; duration_ms: number }[]
   warnings: string[]
   /** the definition as libvirt was given it */
   xml: string

@@ -41,7 +41,7 @@ export function definePlan(m: ConvertManifest, c: Context, said: Said): Pick<Con
       try {
         const vms = await open()
         const r = await vms.define({ job: c.id, epoch: c.epoch }, { ...specOf(m, c), ...made }, hooks)
-        const { vm, xml, domain, defined, started, disks, kept, snapshot, warnings } = r
+        const { vm, xml, domain, defined, started, disks, kept, snapshot, phases, warnings } = r
         if (kept.length > 0)
           warnings.push(
             `The VM "${vm.name}" had disks of an earlier definition, which were kept: ${kept.join(', ')}. They go when the VM is deleted, or by hand.`,
@@ -58,6 +58,7 @@ export function definePlan(m: ConvertManifest, c: Context, said: Said): Pick<Con
           disks: disks.map(({ id, path, how }) => ({ disk_id: id, path, how })),
           kept,
           ...(snapshot === undefined ? {} : { snapshot }),
+          phases,
           warnings,
           xml,
           domain,

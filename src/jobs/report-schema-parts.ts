@@ -118,6 +118,10 @@ export const defined = z
     ),
     kept: z.array(z.string()).meta(says('Disks of an earlier definition, which were left where they are.')),
     snapshot: z.string().optional(),
+    phases: z
+      .array(z.looseObject({ name: z.string(), duration_ms: whole }))
+      .optional()
+      .meta(says('Parts of the step.')),
   })
   .meta(says('The VM that was defined.'))
 

@@ -301,6 +301,12 @@ describe('as the last step of a conversion', () => {
     expect(await madeBy('vm')).toEqual({ job: '01HTEST', epoch: 2 })
     expect(await readFile(join(two.answerDir, 'vm.xml'), 'utf8')).toContain('epoch="2"')
     expect(two.report().pipeline.stages.libvirt_integration).toMatchObject({ success: true })
+    expect(two.report().define.phases.map((p: { name: string }) => p.name)).toEqual([
+      'admit',
+      'disks',
+      'define',
+      'start',
+    ])
 
     // a stalled one comes too late; and disks that a guest has written to are of no use to a job that repeats this one
     await using elsewhere = await tempDir()
