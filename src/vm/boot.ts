@@ -27,20 +27,18 @@ export async function boot(a: Action, record: VmRecord): Promise<boolean> {
       if (!d) throw missing(a.name)
       const state = await stateOf(s, d.domain)
       if (!state) throw missing(a.name)
-      if (state.state === 'paused' || state.state === 'pmsuspended') {
-        await s.control.domains.resume(d.domain)
-        return 'started'
-      }
+      const stands = state.state === 'paused' || state.state === 'pmsuspended'
       if (state.state === 'shutdown') return 'going'
       // a guest that has crashed and was kept for who wants to look at it
       if (state.state === 'crashed') await s.control.domains.destroy(d.domain)
-      else if (!isOff(state)) return 'ran'
+      else if (!stands && !isOff(state)) return 'ran'
       try {
-        await s.control.domains.create(d.domain)
+        await (stands ? s.control.domains.resume(d.domain) : s.control.domains.create(d.domain))
       } catch (e) {
-        // also said when a network is down, so the state decides whether somebody else has started it
+        // Said when somebody else was faster: an earlier attempt, whose start (paused until then) has ended meanwhile. Also said when a
+        // network is down, so the state decides.
         const now = isLibvirtError(e, 'operation_invalid') ? await stateOf(s, d.domain) : undefined
-        if (!now || isOff(now)) throw e
+        if (!now || isOff(now) || now.state === state.state) throw e
       }
       return 'started'
     })
