@@ -1,6 +1,7 @@
 // The main agent looks after VMs by itself: across crashes of guests, daemon and host, with a damaged registry, and never too much.
 import { request } from 'node:http'
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -12,6 +13,7 @@ import { artifactManifest, commandManifest } from '../support/manifests.ts'
 import { drop, endOf, eventsOf, readJson } from '../support/results.ts'
 import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
+import { open } from './records.ts'
 import { NOTHING, type Scene, scene, vmManifest } from './scene.ts'
 
 const state = async (s: Scene, name: string) => (await s.traces(name)).domains[0]
@@ -71,12 +73,14 @@ describe.runIf(isRoot)('an agent', { timeout: 180_000 }, () => {
       { desired: 'running', starts: { count: 1 } },
     ])
     // … and again at once: now it waits, and says so
+    const registry = await open(join(s.bed.layout.output, 'vms'), { instance: s.bed.instance, host: hostname() })
+    await registry.update('web', (r) => ({ ...r!, starts: { count: 3, at: new Date().toISOString() } }))
     await s.libvirtd.inside(['pkill', '-9', '-f', 'guest=web,'])
     const wait = await until('the wait is told', async () =>
       (await report(s))?.drift.find((d) => d.kind === 'not-running'),
     )
     expect(wait.message).toMatch(
-      /^The VM "web" should run and died soon after it was started \(1 times\); it is started again at 20/,
+      /^The VM "web" should run and died soon after it was started \(3 times\); it is started again at 20/,
     )
     // somebody who starts it does not have to wait
     await drop(s.bed, vmManifest(s, 'web', 'start'))

@@ -121,7 +121,7 @@ describe('the registry', () => {
   })
 })
 
-describe('several writers', () => {
+describe('several writers', { timeout: 180_000 }, () => {
   interface Writer {
     child: ChildProcess
     /** what it said it has done */
@@ -265,7 +265,7 @@ describe('several writers', () => {
     )
     expect(wrong).toEqual([])
     expect(hit).toBeGreaterThan(points.length / 2)
-  }, 180_000)
+  })
 
   test('one that stands still in the middle is overtaken, and spoils nothing when it goes on', async () => {
     await using dir = await tempDir()
