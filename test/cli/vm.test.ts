@@ -8,6 +8,7 @@ import { echoDomain, writeEchoDisk } from '../support/echo-guest.ts'
 import { isRoot } from '../support/libvirtd.ts'
 import { type TempDir, tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
+import { openRegistry } from '../../src/vm/registry.ts'
 import { type Scene, scene } from '../vm/scene.ts'
 import { cli, type Ran, type RunOptions } from './run.ts'
 
@@ -211,18 +212,21 @@ describe.runIf(isRoot)('with an agent and libvirt', () => {
     expect((await readdir(join(s.bed.layout.output, 'vms'))).filter((f) => f.includes('doctor'))).toEqual([])
   }, 60_000)
 
-  test('gc lists what is left over and moves it aside on request, after the agent saw it twice', async () => {
+  test('gc lists what is left over and removes it on request, after the agent saw it twice', async () => {
     const left = join(s.bed.layout.vms, 'left')
     await mkdir(left)
     await writeFile(join(left, 'disk.qcow2'), 'x')
-    // each reload of libvirt is another look
-    const seen = async () =>
-      JSON.parse((await run('gc', ['-o', 'json'])).out) as { name: string; action: string; passes: number }[]
+    const lost = await run('create', ['lost', '--image', disk, ...small, '--wait', '-q'])
+    expect(lost.code, lost.err).toBe(0)
+    const registry = await openRegistry({ dir: s.bed.layout.vms, instance: s.bed.instance, host: hostname(), log() {} })
+    await registry.update('lost', () => undefined)
+    // the agent looks at everything each time it is connected anew
+    const seen = async () => JSON.parse((await run('gc', ['-o', 'json'])).out) as { name: string; passes: number }[]
     await until(
-      'the agent has seen it twice',
+      'the agent has seen both twice',
       async () => {
-        const found = (await seen()).find((o) => o.name === 'left')
-        if (found && found.passes >= 2) return true
+        const found = (await seen()).filter((o) => o.passes >= 2).map((o) => o.name)
+        if (found.includes('left') && found.includes('lost')) return true
         await s.libvirtd.signal('KILL')
         await s.libvirtd.start()
         return false
@@ -231,15 +235,20 @@ describe.runIf(isRoot)('with an agent and libvirt', () => {
     )
     const asked = await run('gc')
     expect(asked.out).toMatch(/^left +folder .* moves .*\/vms\/left to .*\/vms\/\.trash$/m)
+    expect(asked.out).toMatch(/^lost +domain .* stops and undefines the domain [0-9a-f-]{36}, and removes its folder$/m)
     expect(asked.err).toContain('To remove them: vmspool vm gc --yes')
     expect(await readdir(left)).toEqual(['disk.qcow2'])
-    const removed = await run('gc', ['--yes'])
+    expect((await run('list')).err).toContain('2 leftovers of VMs: vmspool vm gc')
+
+    const removed = await run('gc', ['--yes', '--wait', '-q'])
     expect(removed.code, removed.err).toBe(0)
+    expect(removed.out).toMatch(/^lost .* succeeded$/m)
     const trash = join(s.bed.layout.vms, '.trash')
     const [there] = await readdir(trash)
     expect(await readFile(join(trash, there!, 'disk.qcow2'), 'utf8')).toBe('x')
     expect(await readdir(s.bed.layout.vms)).not.toContain('left')
-  }, 120_000)
+    expect(await s.traces('lost')).toMatchObject({ domains: [], guests: 0, files: [], entry: false })
+  }, 150_000)
 })
 
 describe('without an agent', () => {
