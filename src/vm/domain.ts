@@ -11,7 +11,7 @@ import {
 } from '../domain/index.ts'
 import { type NicSpec, type VmDisk, VmError, type VmOrder, type VmRecord, type VmSpec } from './types.ts'
 
-export { type Ownership, readOwnership } from '../domain/index.ts'
+export { readOwnership } from '../domain/index.ts'
 
 /** Where and for whom a domain is made. */
 export interface Owner {
