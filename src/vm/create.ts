@@ -232,7 +232,8 @@ async function make(a: Action, spec: VmSpec, begun: VmRecord): Promise<VmRecord>
     })
   }
   await prepareLog(serial_log)
-  await handOver([...disks.map((d) => d.path), ...(spec.cloud_init ? [seed] : [])], hypervisor)
+  const bases = await ownBases(disks.flatMap((d) => (d.base ? [d.base.path] : [])))
+  await handOver([...disks.map((d) => d.path), ...bases, ...(spec.cloud_init ? [seed] : [])], hypervisor)
   const blocked = hypervisor && (await blockedWay(a.folder, hypervisor))
   if (blocked) a.warn(blocked)
 
