@@ -8,8 +8,9 @@ export async function confirmed(question: string): Promise<boolean> {
     // the end of the input is no answer
     const answer = await Promise.race([
       lines.question(`${question} [y/N] `),
-      new Promise<string>((resolve) => lines.once('close', () => resolve(''))),
+      new Promise<string>((resolve) => lines.once('close', () => resolve('\n'))),
     ])
+    if (answer === '\n') process.stderr.write(answer)
     return /^y(es)?$/i.test(answer.trim())
   } finally {
     lines.close()
