@@ -105,7 +105,8 @@ Installed-Size: ${kib}
 Section: admin
 Priority: optional
 Depends: libc6 (>= 2.28), libstdc++6, libatomic1, perl-base, util-linux, qemu-utils, systemd | systemd-standalone-sysusers
-Suggests: virt-v2v, libvirt-daemon-system, nbdkit
+Recommends: acl, xorriso
+Suggests: libvirt-daemon-system, dnsmasq-base, virt-v2v, nbdkit
 Description: filesystem watch-queue for converting and running virtual machines
  A client drops a manifest into a folder; an agent converts the disks it
  names, or runs its program; the client finds verified disks and truthful
