@@ -202,7 +202,10 @@ test('what cannot be done here is a warning in result, report and log, not an er
     libvirt_integration: { enabled: true },
   })
   expect(r.warnings?.map((w) => [w.stage, w.message])).toEqual([
-    ['libvirt_integration', expect.stringMatching(/^stage-skipped: .* not done by this version\./)],
+    [
+      'libvirt_integration',
+      expect.stringMatching(/^stage-skipped: the VM is not defined, because this process has no VM service/),
+    ],
     ['inspect', expect.stringMatching(/^The guest was not inspected: .* (is not installed here|holds no readable)/)],
     [
       'fix',

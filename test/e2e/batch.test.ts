@@ -389,7 +389,9 @@ describe.concurrent('a batch', () => {
     await drop(b, batch('drained', vms, { parallel_limit: 1 }))
     await until('one runs', async () => (await statusOf(b, 'a'))?.state === 'running')
     agent.signal('SIGTERM')
-    await until('the batch is given back', async () => (await eventsOf(b, 'given-back')).length === 1)
+    await until('the batch is given back', async () =>
+      (await eventsOf(b, 'given-back')).some((e) => e.name === 'drained.batch'),
+    )
     await writeFile(go, '')
     expect(await agent.exited).toMatchObject({ code: 0 })
     expect(await statusOf(b, 'b')).toBeUndefined()
