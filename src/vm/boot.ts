@@ -7,6 +7,11 @@ import { VmError, type VmRecord } from './types.ts'
 
 /** A guest that is just going off is waited for so long before it is started again. */
 const GOING_MS = 30_000
+/**
+ * A start that somebody else has begun (an earlier attempt, or a libvirtd that was killed in the middle of it) is waited for so long. libvirt
+ * can get stuck over one that its former life began: it holds the domain's lock and knows no process. No guest has run by then.
+ */
+const STARTING_MS = 45_000
 
 /**
  * Starts the VM unless it runs; one that is paused goes on. What its cards had leased before is noted first, so that an address of an
@@ -22,31 +27,60 @@ export async function boot(a: Action, record: VmRecord): Promise<boolean> {
   })
   if (leases) await a.change((r) => ({ ...r, doing: { ...r.doing!, leases } }))
   const began = performance.now()
+  let begunBefore = false
   for (;;) {
     const how = await a.act(`to start the VM "${a.name}"`, async (s, d) => {
       if (!d) throw missing(a.name)
       const state = await stateOf(s, d.domain)
       if (!state) throw missing(a.name)
-      const stands = state.state === 'paused' || state.state === 'pmsuspended'
       if (state.state === 'shutdown') return 'going'
+      if (state.state === 'paused' && state.reason === 'starting_up') {
+        if (performance.now() - began < STARTING_MS) return 'starting'
+        await s.control.domains.destroy(d.domain).catch((e) => {
+          if (isLibvirtError(e, 'operation_timeout')) throw stuck(a.name, e)
+          if (!isLibvirtError(e, 'operation_invalid')) throw e
+        })
+        return 'again'
+      }
+      const stands = state.state === 'paused' || state.state === 'pmsuspended'
       // a guest that has crashed and was kept for who wants to look at it
       if (state.state === 'crashed') await s.control.domains.destroy(d.domain)
       else if (!stands && !isOff(state)) return 'ran'
       try {
         await (stands ? s.control.domains.resume(d.domain) : s.control.domains.create(d.domain))
       } catch (e) {
-        // Said when somebody else was faster: an earlier attempt, whose start (paused until then) has ended meanwhile. Also said when a
-        // network is down, so the state decides.
+        // Said when the guest is not as it was a moment ago. Of a start also when a network is down, so the state decides.
         const now = isLibvirtError(e, 'operation_invalid') ? await stateOf(s, d.domain) : undefined
-        if (!now || isOff(now) || now.state === state.state) throw e
+        if (!now || now.state === state.state) throw e
+        if (stands) return 'again'
+        if (isOff(now)) throw e
       }
       return 'started'
     })
-    if (how !== 'going') return how === 'started'
-    if (performance.now() - began > GOING_MS) return false
-    a.say('waits until the guest, which is going off, is off')
+    if (how === 'started' || how === 'ran') return how === 'started' || begunBefore
+    if (how === 'starting') {
+      begunBefore = true
+      a.say('waits for a start that libvirt has begun before')
+    } else if (how === 'going') {
+      if (performance.now() - began > GOING_MS) return false
+      a.say('waits until the guest, which is going off, is off')
+    }
     await pause(200, a.hooks.signal)
   }
+}
+
+/** Seen with libvirt 9.0 and 11.3 when libvirtd is killed within the first second of a guest's start: its next life keeps the lock for ever. */
+function stuck(name: string, cause: unknown): VmError {
+  return new VmError(
+    `libvirt is stuck over the VM "${name}": it began to start it in an earlier life, has no process for it, and lets nobody do anything with it.`,
+    {
+      code: 'hypervisor',
+      transient: true,
+      phase: 'start',
+      hint: 'Restart libvirtd (or virtqemud): guests run on meanwhile. The job is tried again.',
+      cause,
+    },
+  )
 }
 
 /**

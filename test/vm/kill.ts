@@ -52,6 +52,8 @@ export interface Struck {
   /** the phase was seen while the action was under way */
   hit: boolean
   attempts: number
+  /** libvirtd had to be restarted, since it was stuck over a start that was cut off: a fault of libvirt that nobody else can mend */
+  stuck: number
   seconds: number
 }
 
@@ -127,10 +129,14 @@ export async function act(s: Scene, name: string, step: Step, blow?: Blow): Prom
       const now = await statusOf(s.bed, `${name}.vm`)
       return now && now.id !== before?.id
     })
-    const status = await endOf(s.bed, `${name}.vm`, 240_000)
+    let stuck = 0
+    const mending = restartWhenStuck(s, name, over.signal, () => stuck++)
+    const status = await endOf(s.bed, `${name}.vm`, 360_000)
     over.abort()
+    await mending
     const struck = {
       hit: await blown,
+      stuck,
       attempts: Number(status.attempt ?? 1),
       seconds: (performance.now() - began) / 1000,
     }
@@ -140,6 +146,19 @@ export async function act(s: Scene, name: string, step: Step, blow?: Blow): Prom
   } finally {
     over.abort()
     await blown.catch(() => {})
+  }
+}
+
+/** What whoever runs the host is told to do, and does. */
+async function restartWhenStuck(s: Scene, name: string, over: AbortSignal, tell: () => void): Promise<void> {
+  for (let last = ''; !over.aborted; await sleep(500)) {
+    const status = await statusOf(s.bed, `${name}.vm`)
+    const told = `${status?.attempt} ${status?.state}`
+    if (status?.state !== 'retrying' || !/libvirt is stuck/.test(status.reason ?? '') || told === last) continue
+    last = told
+    tell()
+    await s.libvirtd.signal('KILL')
+    await s.libvirtd.start()
   }
 }
 

@@ -1,6 +1,6 @@
 // Every phase of every action on a VM, with the agent killed, libvirtd killed, and libvirtd frozen, each at several moments of the phase. The
 // table tells how often each was hit; a cell that was not seen in time is tried again. VM_KILLS=stop,start runs these actions alone,
-// VM_KILLS_PHASES=address these phases.
+// VM_KILLS_PHASES=address these phases, VM_KILLS_BY=frozen these blows.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -10,6 +10,7 @@ import { NETWORK, type Scene, scene } from './scene.ts'
 /** ms into the phase */
 const MOMENTS = (process.env.VM_KILLS_MOMENTS ?? '0,40,250').split(',').map(Number)
 const only = process.env.VM_KILLS?.split(',')
+const by = DISTURBANCES.filter((d) => d.includes(process.env.VM_KILLS_BY ?? ''))
 const phases = process.env.VM_KILLS_PHASES?.split(',')
 const TRIES = 3
 
@@ -17,6 +18,7 @@ const steps = [...LIFE, REFUSED].filter((s) => !only || only.includes(s.fails ? 
 const rows: string[][] = []
 const faults: string[] = []
 let lives = 0
+let stuckTimes = 0
 
 const titleOf = (s: Step): string => (s.fails ? 'create, refused' : s.action)
 /** how long libvirtd is away: as for a restart, until the breaker is open, and until its pings are missed */
@@ -37,7 +39,7 @@ async function prepare(s: Scene, name: string, step: Step): Promise<void> {
   if (step.action === 'start') await act(s, name, stop)
 }
 
-async function cell(s: Scene, step: Step, blow: Blow): Promise<{ hit: boolean; seconds: number; attempts: number }> {
+async function cell(s: Scene, step: Step, blow: Blow): Promise<{ hit: boolean; seconds: number; stuck: number }> {
   const name = `life-${++lives}`
   await prepare(s, name, step)
   const struck = await act(s, name, step, blow)
@@ -59,7 +61,7 @@ try {
   for (const step of steps) {
     for (const phase of step.phases.filter((p) => !phases || phases.includes(p))) {
       const row = [titleOf(step), phase]
-      for (const disturbance of DISTURBANCES) {
+      for (const disturbance of by) {
         let hits = 0
         let most = 0
         for (const [i, after_ms] of MOMENTS.entries()) {
@@ -67,7 +69,8 @@ try {
           const blow: Blow = { disturbance, phase, after_ms, for_ms: lengths[i % lengths.length]! }
           try {
             for (let t = 0; t < TRIES; t++) {
-              const { hit, seconds } = await cell(s, step, blow)
+              const { hit, seconds, stuck } = await cell(s, step, blow)
+              stuckTimes += stuck
               most = Math.max(most, seconds)
               if (!hit) continue
               hits++
@@ -96,8 +99,10 @@ try {
   rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
 }
 
-const head = ['action', 'phase', ...DISTURBANCES.flatMap((d) => [`${d}: right`, 'most s'])]
+const head = ['action', 'phase', ...by.flatMap((d) => [`${d}: right`, 'most s'])]
 process.stdout.write(`\n| ${head.join(' | ')} |\n|${head.map(() => '---').join('|')}|\n`)
 for (const r of rows) process.stdout.write(`| ${r.join(' | ')} |\n`)
-process.stdout.write(`\n${lives} lives, ${faults.length} faults\n`)
+process.stdout.write(
+  `\n${lives} lives, ${faults.length} faults; libvirtd itself was stuck and restarted ${stuckTimes} times\n`,
+)
 process.exitCode = faults.length === 0 ? 0 : 1
