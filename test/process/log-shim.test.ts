@@ -176,5 +176,6 @@ test('the total is kept, the newest stay, and what an agent is just appending is
   for (const name of await readdir(dir.path)) {
     if (name.startsWith('log')) sum += (await readFile(join(dir.path, name))).length
   }
-  expect(sum).toBeLessThan(120_000)
+  // The sum, a part that is not compressed yet beside its archive, and what comes of one read; without a bound it would be 345 000.
+  expect(sum).toBeLessThan(100_000 + 2 * 20_000 + 1.4 * 65_536)
 })
