@@ -74,7 +74,10 @@ describe.concurrent('kill -9', () => {
     const owner = await readJson<{ pid: number }>(join(b.layout.owners, `${lease}.json`))
     const busy = agents.find((a) => a.pid === owner!.pid)!
     await busy.kill()
-    expect(await endOf(b, 'web', 90_000)).toMatchObject({ state: 'succeeded', epoch: 1 })
+    // on a busy machine a lease of 2 s may also end while its agent lives
+    const end = await endOf(b, 'web', 90_000)
+    expect(end.state).toBe('succeeded')
+    expect(end.epoch).toBeGreaterThanOrEqual(1)
     expect(await holds(join(b.layout.output, 'web.qcow2'), 'qcow2', disk)).toBe(true)
     await audited(b)
   })

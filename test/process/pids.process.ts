@@ -54,8 +54,9 @@ const cases: Record<string, () => Promise<object>> = {
   /** the same with the pid of the shim, which is what tells whether it runs */
   async shim() {
     const p = await running(['sleep', '600'])
-    process.kill(p.pid, 'SIGKILL')
+    // the shim first: it would write down how the command ended
     process.kill(p.shim.pid, 'SIGKILL')
+    process.kill(p.pid, 'SIGKILL')
     await until('both are gone', () => identify(p.pid) === undefined && identify(p.shim.pid) === undefined)
     const stranger = await strangerWith(p.shim.pid)
     const state = shimState(join(dir, 'run'))
