@@ -69,15 +69,18 @@ export async function boot(a: Action, record: VmRecord): Promise<boolean> {
   }
 }
 
-/** Seen with libvirt 9.0 and 11.3 when libvirtd is killed within the first second of a guest's start: its next life keeps the lock for ever. */
+/**
+ * Seen with libvirt 9.0 (virsh alone shows it, too) when libvirtd is killed in a certain tenth of a second of a guest's start, before it has noted the process:
+ * each later life takes the domain up as one that is starting, and keeps its lock for ever.
+ */
 function stuck(name: string, cause: unknown): VmError {
   return new VmError(
-    `libvirt is stuck over the VM "${name}": it began to start it in an earlier life, has no process for it, and lets nobody do anything with it.`,
+    `libvirt is stuck over the VM "${name}": it was killed while it began to start it, has no process for it, and lets nobody do anything with it, not even after a restart.`,
     {
       code: 'hypervisor',
       transient: true,
       phase: 'start',
-      hint: 'Restart libvirtd (or virtqemud): guests run on meanwhile. The job is tried again.',
+      hint: `Stop libvirtd (or virtqemud), remove its note /run/libvirt/qemu/${name}.xml, and start it again: guests run on meanwhile. The job is tried again.`,
       cause,
     },
   )

@@ -52,7 +52,7 @@ export interface Struck {
   /** the phase was seen while the action was under way */
   hit: boolean
   attempts: number
-  /** libvirtd had to be restarted, since it was stuck over a start that was cut off: a fault of libvirt that nobody else can mend */
+  /** libvirt was stuck over a start that was cut off, and had to be helped by hand as the job's reason says: a fault of its own */
   stuck: number
   seconds: number
 }
@@ -158,6 +158,7 @@ async function restartWhenStuck(s: Scene, name: string, over: AbortSignal, tell:
     last = told
     tell()
     await s.libvirtd.signal('KILL')
+    await s.libvirtd.inside(['rm', '-f', `/run/libvirt/qemu/${name}.xml`])
     await s.libvirtd.start()
   }
 }

@@ -103,6 +103,6 @@ const head = ['action', 'phase', ...by.flatMap((d) => [`${d}: right`, 'most s'])
 process.stdout.write(`\n| ${head.join(' | ')} |\n|${head.map(() => '---').join('|')}|\n`)
 for (const r of rows) process.stdout.write(`| ${r.join(' | ')} |\n`)
 process.stdout.write(
-  `\n${lives} lives, ${faults.length} faults; libvirtd itself was stuck and restarted ${stuckTimes} times\n`,
+  `\n${lives} lives, ${faults.length} faults; libvirt itself was stuck, and helped by hand, ${stuckTimes} times\n`,
 )
 process.exitCode = faults.length === 0 ? 0 : 1
