@@ -160,7 +160,7 @@ describe.runIf(isRoot)('the console', () => {
   })
 
   test('--read-only prints into a pipe, and ends with its reader; a guest that ends ends it', {
-    timeout: 120_000,
+    timeout: 240_000,
   }, async () => {
     const out = join(dir.path, 'out')
     const reading = execa('sh', ['-c', `exec ${vmspool} vm console web ${args().join(' ')} -r > ${out}`], {
@@ -193,7 +193,7 @@ describe.runIf(isRoot)('the console', () => {
     expect(await readFile(out, 'utf8')).not.toContain('Connected')
   })
 
-  test('through ssh', { timeout: 60_000 }, async () => {
+  test('through ssh', { timeout: 240_000 }, async () => {
     const key = join(daemon.dir, 'key')
     await execa('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', key])
     const port = await daemon.sshd(await readFile(`${key}.pub`, 'utf8'))

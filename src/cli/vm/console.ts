@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { hostname } from 'node:os'
 import { Command, InvalidArgumentError } from 'commander'
 import type { VmView } from '../../client/vms.ts'
@@ -104,20 +105,34 @@ async function open(c: Connection, domain: Domain, vm: VmView, o: Options): Prom
   }
 }
 
+/** libvirt may need a moment to notice the end of a guest whose serial port is gone already. */
+const NOTICE_MS = 5_000
+
+async function isOff(c: Connection, vm: VmView): Promise<boolean> {
+  const until = performance.now() + NOTICE_MS
+  for (;;) {
+    if (c.isOver()) return false
+    const domain = await c.domains.byUuid(vm.uuid).catch(() => undefined)
+    const state = domain && (await c.domains.state(domain).catch(() => undefined))?.state
+    if (state === undefined || state === 'shutoff' || state === 'crashed') return true
+    if (performance.now() > until) return false
+    await sleep(100)
+  }
+}
+
 /** @returns the exit code */
 async function tell(left: Left, c: Connection, vm: VmView): Promise<number> {
   if (left.why === 'key') return exitCodes.ok
   if (left.why === 'signal') return left.code
   if (left.why === 'output') return exitCodes.ok // whoever read it has enough
-  const domain = c.isOver() ? undefined : await c.domains.byUuid(vm.uuid).catch(() => undefined)
-  const state = domain && (await c.domains.state(domain).catch(() => undefined))?.state
+  const off = await isOff(c, vm)
   if (c.isOver()) {
     say(
       `The connection to libvirt was lost, and the console of ${plain(vm.name)} with it; the VM need not have noticed.`,
     )
     return exitCodes.io
   }
-  if (state === undefined || state === 'shutoff' || state === 'crashed') {
+  if (off) {
     say(`${plain(vm.name)} has ended, and its console with it.`)
     return exitCodes.ok
   }
