@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { bundle, simulate } from './bundle.ts'
 import { PLANTS } from './plants.ts'
 
-const SEEDS = Number(process.env.SIM_SEEDS ?? 500)
+const SEEDS = Number(process.env.SIM_SEEDS ?? 300)
 let dir: string
 
 beforeAll(async () => {
