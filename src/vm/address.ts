@@ -1,9 +1,9 @@
 import { readFile } from 'node:fs/promises'
 import { connect } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { XMLParser } from 'fast-xml-parser'
 import { DeadlineError, type Domain, isLibvirtError, type Session } from '../libvirt/index.ts'
 import type { VmLink } from './link.ts'
+import { pause } from './pause.ts'
 
 /*
  * The address of a guest that was just started. libvirt tells of leases that an earlier boot took with the same MAC address, and dnsmasq keeps
@@ -226,12 +226,4 @@ function words(g: Guest, leases: readonly KnownLease[], told: string[] | undefin
   }
   const old = leases.length > 0 ? `; ${leases.map((l) => l.address).join(', ')} is of an earlier boot` : ''
   return `no lease yet on the network ${quoted(g.networks)}${old}${agent}`
-}
-
-async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  try {
-    await sleep(ms, undefined, { signal })
-  } catch {
-    signal.throwIfAborted()
-  }
 }

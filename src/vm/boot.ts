@@ -2,7 +2,8 @@
 import { isLibvirtError } from '../libvirt/index.ts'
 import type { Action } from './action.ts'
 import { leasesBefore, waitForAddress } from './address.ts'
-import { isOff, pause, stateOf } from './halt.ts'
+import { isOff, stateOf } from './halt.ts'
+import { pause } from './pause.ts'
 import { VmError, type VmRecord } from './types.ts'
 
 /** A guest that is just going off is waited for so long before it is started again. */

@@ -3,6 +3,7 @@
  * daemon is away or hangs; what the daemon itself answers, a refusal included, is a sign of life and never counted.
  */
 import { BrokenCircuitError, CircuitState, circuitBreaker, handleWhen, type IBreaker } from 'cockatiel'
+import { pause } from './pause.ts'
 
 export interface BreakerOptions {
   /** so many failures without a success between them open it */
@@ -74,7 +75,7 @@ export function createBreaker(o: BreakerOptions): Breaker {
       for (;;) {
         signal.throwIfAborted()
         const left = due - performance.now()
-        if (policy.state === CircuitState.Open && left > 0) await pause(left, signal)
+        if (policy.state === CircuitState.Open && left > 0) await pause(left, signal, { ref: false })
         try {
           return await policy.execute(work)
         } catch (error) {
@@ -105,19 +106,4 @@ export function createBreaker(o: BreakerOptions): Breaker {
       ...(isOpen() ? { next_try_ms: Math.max(0, Math.round(due - performance.now())) } : {}),
     }),
   }
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const aborted = (): void => {
-      clearTimeout(timer)
-      reject(signal.reason)
-    }
-    const timer = setTimeout(() => {
-      signal.removeEventListener('abort', aborted)
-      resolve()
-    }, ms)
-    timer.unref()
-    signal.addEventListener('abort', aborted, { once: true })
-  })
 }

@@ -3,9 +3,9 @@
  * press; by its agent only when that is connected, since libvirt may wait a minute for one that is not. When the time is over QEMU is ended,
  * first with the chance to write out what it holds.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import { DeadlineError, type Domain, type DomainState, isLibvirtError, type Session } from '../libvirt/index.ts'
 import type { Action } from './action.ts'
+import { pause } from './pause.ts'
 import { VmError } from './types.ts'
 
 /** How a guest came to its end. `off`: it did not run. */
@@ -153,7 +153,3 @@ async function ignoring(call: Promise<unknown>): Promise<void> {
 }
 
 const seconds = (ms: number): string => `${Math.round(ms / 100) / 10} s`
-
-export function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return sleep(ms, undefined, { signal }).catch(() => signal.throwIfAborted())
-}

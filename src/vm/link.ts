@@ -13,6 +13,7 @@ import {
 import type { Logger } from '../observe/index.ts'
 import { type BreakerOptions, createBreaker } from './breaker.ts'
 import { VmError } from './types.ts'
+import { pause } from './pause.ts'
 
 /** What is counted, each since the link was opened. */
 export interface LinkTotals {
@@ -304,18 +305,4 @@ function kindOf(error: unknown): string {
   if (error instanceof ConnectionError) return error.reason
   if (error instanceof DeadlineError) return 'deadline'
   return error instanceof LibvirtError ? 'refused' : 'other'
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const aborted = (): void => {
-      clearTimeout(timer)
-      reject(signal.reason)
-    }
-    const timer = setTimeout(() => {
-      signal.removeEventListener('abort', aborted)
-      resolve()
-    }, ms)
-    signal.addEventListener('abort', aborted, { once: true })
-  })
 }
