@@ -38,6 +38,7 @@ make_users() {
   done
   step mkdir -p /etc/vmspool /var/lib/vmspool
   run_as_user
+  shared_folder
 }
 
 # The units say vmspool; another user is a drop-in.
@@ -52,6 +53,22 @@ run_as_user() {
       did "Removed: $file, the agents run as vmspool again."
     fi
   done
+}
+
+# In /run, so made again at every boot; its own words say what for. A Debian package has brought the one of the user vmspool.
+shared_folder() {
+  if [ "$user" = vmspool ] && packaged; then
+    # of an earlier --user
+    if grep -qsx '# install.sh --user' /etc/tmpfiles.d/vmspool.conf; then step rm -f /etc/tmpfiles.d/vmspool.conf; fi
+    file=/usr/lib/tmpfiles.d/vmspool.conf
+  else
+    file=/usr/local/lib/tmpfiles.d/vmspool.conf
+    if packaged; then file=/etc/tmpfiles.d/vmspool.conf; fi
+    group=$(id -gn "$user" 2>/dev/null || echo "$user")
+    if [ "$user" = vmspool ]; then cat "$home/systemd/vmspool.tmpfiles"; else echo '# install.sh --user'; sed "s/ vmspool vmspool / $user $group /" "$home/systemd/vmspool.tmpfiles"; fi >"$work/tmpfiles"
+    ! put "$work/tmpfiles" "$file" || did "Shared by all agents, in /run/vmspool: $file"
+  fi
+  ! under_systemd || step systemd-tmpfiles --create "$file"
 }
 
 install_configuration() {

@@ -34,9 +34,15 @@ remove_unit_links() {
   [ ! -d /run/systemd/system ] || systemctl daemon-reload || :
 }
 
+# What agents shared; one by hand may still use it.
+remove_shared_folder() {
+  rmdir /run/vmspool/vm-promises /run/vmspool 2>/dev/null || :
+}
+
 purge_vmspool() {
   remove_hyper2kvm_names
   remove_unit_links
+  if grep -qsx '# install.sh --user' /etc/tmpfiles.d/vmspool.conf; then rm -f /etc/tmpfiles.d/vmspool.conf; fi
   rm -rf /etc/vmspool /run/vmspool /run/vmspool-stopped /var/cache/vmspool
   kept=
   for spool in /var/lib/vmspool/*/; do

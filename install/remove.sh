@@ -15,7 +15,7 @@ uninstall() {
     left=$(left_running)
     [ -z "$left" ] || did "Still running: programs of jobs, which go on without an agent: $left"
   fi
-  [ -n "$dry" ] || { remove_hyper2kvm_names; remove_unit_links; }
+  [ -n "$dry" ] || { remove_hyper2kvm_names; remove_unit_links; remove_shared_folder; }
   cp "$lib/.installed" "$work/installed" 2>/dev/null || :
   step rm -rf "$lib"
   # Folders behind what is in them; one that others use stays.

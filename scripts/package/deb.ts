@@ -42,6 +42,7 @@ const copies: readonly [string, string][] = [
   ['systemd/agent@.service', 'usr/lib/systemd/system/agent@.service'],
   ['systemd/agent.target', 'usr/lib/systemd/system/agent.target'],
   ['systemd/vmspool.sysusers', 'usr/lib/sysusers.d/vmspool.conf'],
+  ['systemd/vmspool.tmpfiles', 'usr/lib/tmpfiles.d/vmspool.conf'],
   ['conf/agent.yaml', 'etc/vmspool/agent.yaml'],
 ]
 const architectures: Readonly<Record<string, string>> = { x64: 'amd64', arm64: 'arm64' }
@@ -104,7 +105,7 @@ Maintainer: vmspool maintainers <maintainers@vmspool.invalid>
 Installed-Size: ${kib}
 Section: admin
 Priority: optional
-Depends: libc6 (>= 2.28), libstdc++6, libatomic1, perl-base, util-linux, qemu-utils, systemd | systemd-standalone-sysusers
+Depends: libc6 (>= 2.28), libstdc++6, libatomic1, perl-base, util-linux, qemu-utils, systemd | systemd-standalone-sysusers, systemd | systemd-standalone-tmpfiles
 Recommends: acl, xorriso
 Suggests: libvirt-daemon-system, dnsmasq-base, virt-v2v, nbdkit
 Description: filesystem watch-queue for converting and running virtual machines

@@ -2,9 +2,9 @@
  * Where an agent's sockets lie: a folder of this host, because a socket on a network file system belongs to one host and
  * socket paths are short (107 bytes; Node cuts longer ones without a word).
  */
-import { chmodSync, lstatSync, mkdirSync } from 'node:fs'
+import { accessSync, chmodSync, constants, lstatSync, mkdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { AgentError } from './errors.ts'
 
 /** sun_path of unix(7) has 108 bytes, the last is NUL */
@@ -50,4 +50,20 @@ export function runtimeDir(wanted: string, instance: string, env: NodeJS.Process
 /** The longest name we put into the folder has 32 bytes. */
 function fits(dir: string): boolean {
   return Buffer.byteLength(dir) + 1 + 32 <= MAX_SOCKET_PATH
+}
+
+/**
+ * Where it is noted what VMs under way will take of this host: beside the runtime folders of the instances, so that all share it, where this
+ * user may write there (systemd/vmspool.tmpfiles), else in `runtime`, where nobody else looks.
+ */
+export function promisesDir(runtime: string): { dir: string; shared: string; error?: unknown } {
+  const shared = join(dirname(runtime), 'vm-promises')
+  try {
+    mkdirSync(shared, { recursive: true, mode: 0o770 })
+    // It may be there and be somebody else's, or read-only for this unit.
+    accessSync(shared, constants.W_OK | constants.X_OK)
+    return { dir: shared, shared }
+  } catch (error) {
+    return { dir: join(runtime, 'vm-promises'), shared, error }
+  }
 }

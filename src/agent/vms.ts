@@ -2,11 +2,12 @@
  * The VM service of an agent process: opened by the first job that needs it, by the main agent also when there are VMs or libvirt is wanted. It
  * never holds up the agent's start: while libvirt is away the jobs of VMs wait, and nothing else notices.
  */
-import { existsSync, mkdirSync, rmdirSync } from 'node:fs'
+import { existsSync, rmdirSync } from 'node:fs'
 import { hostname } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import type { GaugeSample } from '../observe/index.ts'
 import type { VmRecord, Vms } from '../vm/index.ts'
+import { promisesDir } from './runtime-dir.ts'
 import type { Agent, AgentVms } from './state.ts'
 import { countStates } from './vm-counts.ts'
 import type { VmFollower } from './vms-follow.ts'
@@ -27,12 +28,21 @@ export function createAgentVms(a: Agent, runtime: string): AgentVms {
   const open = async (): Promise<Vms> => {
     // most agents never need it, and it is large
     const { openVms } = await import('../vm/index.ts')
+    const promises = promisesDir(runtime)
+    if (promises.error !== undefined)
+      a.log.warn('vm.promises-alone', {
+        dir: promises.shared,
+        error: promises.error,
+        effect:
+          'VMs that other instances of this host are making are not counted, so more may be promised than there is',
+        hint: 'systemd-tmpfiles --create vmspool.conf makes the folder; restart the agent then',
+      })
     const made = await openVms({
       instance: a.spool.layout.instance,
       host: hostname(),
       dir,
       runtimeDir: runtime,
-      promisesDir: promisesDir(runtime),
+      promisesDir: promises.dir,
       config: () => a.config,
       log: a.log,
     })
@@ -132,16 +142,5 @@ async function entries(vms: Vms): Promise<VmRecord[]> {
     return await vms.registry.all()
   } catch {
     return [] // said in the log by whoever needs it
-  }
-}
-
-/** What VMs under way will take of the host is promised to all of its instances, so beside their runtime folders where that may be. */
-function promisesDir(runtime: string): string {
-  const shared = join(dirname(runtime), 'vm-promises')
-  try {
-    mkdirSync(shared, { recursive: true, mode: 0o770 })
-    return shared
-  } catch {
-    return join(runtime, 'vm-promises')
   }
 }

@@ -106,9 +106,10 @@ echo uninitialized >"$root/etc/machine-id"
 for unit in getty.target systemd-udevd.service systemd-udev-trigger.service systemd-tmpfiles-clean.timer; do ln -s /dev/null "$root/etc/systemd/system/$unit"; done
 `
 /** Then our units, as an installation puts them there. */
-const install = `mkdir -p "$root/usr/lib/vmspool" "$root/usr/lib/sysusers.d" "$root/etc/vmspool"
+const install = `mkdir -p "$root/usr/lib/vmspool" "$root/usr/lib/sysusers.d" "$root/usr/lib/tmpfiles.d" "$root/etc/vmspool"
 cp "$units"/agent*.service "$units"/agent.target "$root/etc/systemd/system/"
 cp "$units/vmspool.sysusers" "$root/usr/lib/sysusers.d/vmspool.conf"
+cp "$units/vmspool.tmpfiles" "$root/usr/lib/tmpfiles.d/vmspool.conf"
 systemd-sysusers --root="$root" vmspool.conf >/dev/null
 ln -sf /usr/lib/vmspool/bin/vmspool "$root/usr/local/bin/vmspool"
 `

@@ -94,6 +94,7 @@ describe.skipIf(because !== undefined)('installed', { timeout: 400_000 }, () => 
     expect((await box.ok('id', '-nG', 'vmspool')).split(' ')).toEqual(
       expect.arrayContaining(['vmspool', 'vmspool-submit']),
     )
+    expect(await mode('/run/vmspool/vm-promises')).toBe('2770 vmspool:vmspool')
     for (const path of ['man/man1/vmspool-daemon.1.gz', 'bash-completion/completions/vmspool', 'doc/vmspool/copyright'])
       expect(existsSync(at(`/usr/share/${path}`)), path).toBe(true)
     const completed = 'COMP_WORDS=(vmspool daemon resu); COMP_CWORD=2; _vmspool; echo $COMPREPLY'
@@ -358,6 +359,7 @@ describe.skipIf(because !== undefined)('installed', { timeout: 400_000 }, () => 
       stdout: '',
     })
     expect(await isActive('agent@vsphere')).not.toBe('active')
+    expect(existsSync(at('/run/vmspool/vm-promises'))).toBe(false)
     expect(await box.ok('cat', '/etc/vmspool/agent.yaml')).toBe('log: {level: debug}')
     const r = await box.run('dpkg', '-P', 'vmspool')
     expect(r.code, r.stderr).toBe(0)
@@ -391,6 +393,7 @@ describe.skipIf(because !== undefined)('installed', { timeout: 400_000 }, () => 
     const pid = await box.show('agent@x.service', 'MainPID')
     expect(await box.ok('stat', '-c', '%U', `/proc/${pid}`)).toBe('spooler')
     expect(await mode(spool('x', 'queue'))).toBe('3730 spooler:vmspool-submit')
+    expect(await mode('/run/vmspool/vm-promises')).toBe('2770 spooler:spooler')
     const verified = await box.run(
       'systemd-analyze',
       'verify',

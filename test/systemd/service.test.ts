@@ -133,6 +133,25 @@ describe.skipIf(because !== undefined)('under systemd', { timeout: 180_000 }, ()
     )
   })
 
+  test('all instances note in one folder what they promise to VMs, and none takes it along', async () => {
+    const promises = '/run/vmspool/vm-promises'
+    await box.ok('systemd-tmpfiles', '--create', 'vmspool.conf')
+    expect(await box.ok('stat', '-c', '%a %U:%G', promises)).toBe('2770 vmspool:vmspool')
+    // An agent that opens its VM service removes what processes left there that are gone.
+    const maker = { host: 'gone', pid: 1, start_ticks: 1, boot_id: 'earlier', pid_ns: 'other' }
+    const left = join(promises, `${'1'.padStart(12, '0')}-1-1-00000000.json`)
+    for (const instance of ['one', 'two']) {
+      await writeFile(at(left), JSON.stringify({ maker, at: new Date(0).toISOString() }))
+      await chown(at(left), uid, uid)
+      await configure(instance, { libvirt: { enabled: true } })
+      await box.ok('systemctl', 'start', `agent@${instance}`)
+      await until(`${instance} looks there`, () => !existsSync(at(left)))
+    }
+    await box.ok('systemctl', 'stop', 'agent@one', 'agent@two')
+    expect(await box.ok('stat', '-c', '%a %U:%G', promises)).toBe('2770 vmspool:vmspool')
+    expect(await journal('VMSPOOL_EVENT=vm.promises-alone')).toEqual([])
+  })
+
   test('the journal has levels and fields', async () => {
     await drop('vsphere', command('fails', 'exit 3'))
     const { id } = await state('vsphere', 'fails', 'failed')

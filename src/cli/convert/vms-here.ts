@@ -1,8 +1,8 @@
-import { mkdir, rmdir, stat } from 'node:fs/promises'
+import { rmdir, stat } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { Place } from '../../client/place.ts'
-import { runtimeDir } from '../../agent/runtime-dir.ts'
+import { promisesDir, runtimeDir } from '../../agent/runtime-dir.ts'
 import { openVms, VmError, type Vms, vmsDir } from '../../vm/index.ts'
 
 /**
@@ -15,11 +15,18 @@ export async function vmsHere(place: Place): Promise<Vms> {
   const dir = vmsDir(config, layout.output)
   await ours(dir, config.vm.dir === undefined ? layout.output : dirname(dir), instance)
   const runtime = runtimeDir(config.runtime_dir, instance)
-  const promisesDir = join(dirname(runtime), 'vm-promises')
-  await mkdir(promisesDir, { recursive: true, mode: 0o770 })
+  const promises = promisesDir(runtime)
   const quiet = { info: () => {}, warn: () => {}, error: () => {} }
   const host = hostname()
-  const vms = await openVms({ instance, host, dir, runtimeDir: runtime, promisesDir, config: () => config, log: quiet })
+  const vms = await openVms({
+    instance,
+    host,
+    dir,
+    runtimeDir: runtime,
+    promisesDir: promises.dir,
+    config: () => config,
+    log: quiet,
+  })
   return {
     ...vms,
     async [Symbol.asyncDispose]() {
