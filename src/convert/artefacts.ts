@@ -114,7 +114,7 @@ type How = 'moved' | 'copied'
  * else can write into what is ours. Undefined when there is none.
  *
  * A merge writes into the copy in place. So beside each copy its merge record is looked at: finished under the same fix means that the copy
- * is the merged file; begun means that it is neither, and of use only to whoever owns it alone and merges again, if it can be merged again.
+ * is the merged file; begun means that it is neither, and of use only to whoever owns it alone and merges again.
  */
 export async function adoptCopy(
   scratch: string,
@@ -164,7 +164,6 @@ export async function adoptCopy(
 function usableMerge(merge: StepRecord, e: Earlier, fixKey: string | undefined): 'finished' | 'begun' | undefined {
   if (fixKey === undefined || merge.key !== fixKey) return undefined
   if (!merge.started) return allows(e, 'merge') ? 'finished' : undefined
-  if (merge.result?.repeatable === false) return undefined
   return e.dead && allows(e, 'fix') ? 'begun' : undefined
 }
 

@@ -1,8 +1,10 @@
 import { constants } from 'node:fs'
-import { copyFile, rm, stat } from 'node:fs/promises'
+import { copyFile, rename, rm, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
-import { progressReader, qemuImg } from '../../images/index.ts'
-import { recordStep, type StepRecord } from '../artefacts.ts'
+import { convertImage, progressReader, qemuImg } from '../../images/index.ts'
+import type { ProcessIdentity } from '../../process/index.ts'
+import { recordStep, type StepRecord, syncFile } from '../artefacts.ts'
+import { requireSpace } from '../space.ts'
 import type { DiskCopy } from '../targets.ts'
 import type { ConvertHooks, ConvertPlan } from '../types.ts'
 import { watchCopy } from '../watch.ts'
@@ -10,10 +12,12 @@ import { mergeState } from './stage.ts'
 import type { FixReport } from './types.ts'
 
 /**
- * Writes the fixed clusters of the overlays into the copies, in place. It can be broken off at any point: the overlay is
+ * Writes the fixed clusters of the overlays into the copies, in place. It can be broken off at any point and run again: the overlay is
  * only read (`qemu-img commit -d`) and still holds every changed cluster, and the record that the merge has begun was durable before the
- * first byte. A raw or qcow2 copy is merged into again; a VDI is copied again first (`isRepeatable`). Only an attempt that owns both files comes here (see artefacts.ts). In place is right for compressed and zero-copy images too:
- * qcow2 gives a changed cluster a plain one at the end of the file and leaves its neighbours where they lie.
+ * first byte. Only an attempt that owns both files comes here (see artefacts.ts). In place is right for compressed and zero-copy images too:
+ * qcow2 gives a changed cluster a plain one at the end of the file and leaves its neighbours where they lie. A VDI is written anew beside the
+ * copy: qemu writes its header and its block map in no order, so that of 150 merges that were killed in the middle 20 left a header that
+ * did not know the last blocks, and the next writer gives such a block to a second place of the disk.
  */
 export async function mergeFixes(
   plan: ConvertPlan,
@@ -45,10 +49,10 @@ export async function mergeFixes(
       await recordStep(plan.scratch, {
         ...record,
         started: true,
-        result: { repeatable: isRepeatable(c.format), ...(before === undefined ? {} : { before }) },
+        ...(before === undefined ? {} : { result: { before } }),
       })
       if (state) hooks.log('agent', `merge ${name}: goes on where an earlier attempt was broken off\n`)
-      await commitOverlay(plan, hooks, c, join(plan.scratch, 'fix', `${c.disk.id}.qcow2`), file)
+      await mergeOverlay(plan, hooks, c, join(plan.scratch, 'fix', `${c.disk.id}.qcow2`), file)
       // clusters that a broken-off run had allocated and not yet linked
       if (state && c.format === 'qcow2') await repairLeaks(plan, hooks, c)
     }
@@ -59,15 +63,6 @@ export async function mergeFixes(
     hooks.log('agent', `merge ${name}: ${changed ? `done in ${duration_ms} ms` : 'nothing was changed on this disk'}\n`)
   }
   await rm(join(plan.scratch, 'fix', 'source.xml'), { force: true })
-}
-
-/**
- * Whether a copy whose merge was broken off may be written to again. qemu's VDI driver writes the header with the number of allocated blocks
- * and the block map in no order: of 150 that were killed in the middle 20 had a header that did not know the last blocks, and the next writer
- * gives such a block to a second place of the disk.
- */
-function isRepeatable(format: DiskCopy['format']): boolean {
-  return format !== 'vdi'
 }
 
 /** Where the filesystem can clone, the unmerged copy stays as well: for an attempt on another host that cannot know whether this one lives. */
@@ -83,7 +78,7 @@ async function cloneOf(scratch: string, file: string): Promise<string | undefine
   }
 }
 
-async function commitOverlay(
+async function mergeOverlay(
   plan: ConvertPlan,
   hooks: ConvertHooks,
   c: DiskCopy,
@@ -96,32 +91,50 @@ async function commitOverlay(
     // stated here: the overlay's own header names one format of the disk only
     backing: { driver: c.format, file: { driver: 'file', filename: file } },
   }
+  const anew = c.format === 'vdi'
+  const output = anew ? `${file}.merged` : file
   const watch = watchCopy({
     dir: plan.scratch,
-    outputs: [file],
-    reserve: 0, // what is written was counted when the overlay was
+    outputs: [output],
+    reserve: anew ? plan.reserve_bytes : 0, // what is written in place was counted when the overlay was
     timeoutMs: plan.no_progress_timeout_ms,
     outer: hooks.signal,
     phase: 'merge',
     what: 'The merge',
   })
+  const onProgress = (percent: number): void => {
+    watch.mark(percent)
+    hooks.progress({ phase: 'merge', message: `${c.disk.id} (${Math.round(percent)} %)` })
+  }
+  const options = {
+    signal: watch.signal,
+    log: hooks.log,
+    cwd: plan.scratch,
+    spawned: (id: ProcessIdentity) => {
+      watch.spawned(id)
+      hooks.spawned(id)
+    },
+    phase: 'merge',
+    what: `merge the fixed guest into ${basename(file)}`,
+  }
   try {
-    // -d keeps the overlay as it is
-    await qemuImg(['commit', '-p', '-d', `json:${JSON.stringify(node)}`], {
-      signal: watch.signal,
-      log: hooks.log,
-      cwd: plan.scratch,
-      spawned: (id) => {
-        watch.spawned(id)
-        hooks.spawned(id)
-      },
-      onStdout: progressReader((percent) => {
-        watch.mark(percent)
-        hooks.progress({ phase: 'merge', message: `${c.disk.id} (${Math.round(percent)} %)` })
-      }),
-      phase: 'merge',
-      what: `merge the fixed guest into ${basename(file)}`,
-    })
+    if (anew) {
+      await requireSpace(plan.scratch, (await stat(file)).size + (await stat(overlay)).size, plan.reserve_bytes)
+      const graph = { node, fds: [] }
+      await convertImage(
+        { graph, output, format: c.format, compress: false, compression_type: 'zlib', threads: 1, onProgress },
+        options,
+      )
+      await syncFile(output)
+      await rename(output, file)
+    } else {
+      // -d keeps the overlay as it is
+      const args = ['commit', '-p', '-d', `json:${JSON.stringify(node)}`]
+      await qemuImg(args, { ...options, onStdout: progressReader(onProgress) })
+    }
+  } catch (error) {
+    if (anew) await rm(output, { force: true })
+    throw error
   } finally {
     watch.stop()
   }
