@@ -259,7 +259,7 @@ test('a name means the newest job before, also when that one is still being acce
   })
 })
 
-test('many who wait cost each round next to nothing', { timeout: 120_000 }, async () => {
+test('many who wait cost each round next to nothing', { timeout: 600_000 }, async () => {
   await using dir = await tempDir()
   const { s, d, held, put } = await byHand(dir.path)
   await put('base')

@@ -133,7 +133,7 @@ test('without a fault the VMs are started in their order', async () => {
 
 test.each(['before', 'after'] as const)(
   'an I/O error %s any operation loses no VM and makes none twice',
-  { timeout: 120_000 },
+  { timeout: 600_000 },
   async (how) => {
     let last = 300
     // Every fifth one, begun at another place for each kind of fault.

@@ -190,7 +190,7 @@ test('of times that passed while it ran one is made up for; the first time is ne
 
 test.each(['before', 'after'] as const)(
   'an I/O error %s any operation loses no run and makes none twice',
-  { timeout: 120_000 },
+  { timeout: 600_000 },
   async (how) => {
     let last = 120
     for (let n = 1; n <= last; n += 3) {

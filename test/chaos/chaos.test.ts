@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { chaos, summary } from './chaos.ts'
 
 // The long form (8 agents, 2 000 jobs) is part of `npm run soak`.
-test('agents killed and stopped at random lose nothing and commit nothing twice', { timeout: 240_000 }, async () => {
+test('agents killed and stopped at random lose nothing and commit nothing twice', { timeout: 600_000 }, async () => {
   const report = await chaos({
     agents: 3,
     jobs: 150,

@@ -41,7 +41,7 @@ async function installed(dir: string): Promise<string> {
   return join(dir, 'project')
 }
 
-test('packed, installed and used: program, library, types', { timeout: 180_000 }, async () => {
+test('packed, installed and used: program, library, types', { timeout: 600_000 }, async () => {
   await using dir = await tempDir()
   const project = await installed(dir.path)
   const env = envIn(dir.path)

@@ -27,7 +27,7 @@ async function tryIt(args: string[], tmp: string, mark: string) {
 }
 
 test('with the disk it makes itself: status, result, info, comparison, what next; no process is left', {
-  timeout: 240_000,
+  timeout: 600_000,
 }, async () => {
   await using dir = await tempDir()
   const r = await tryIt([], dir.path, 'made')
@@ -48,7 +48,7 @@ test('with the disk it makes itself: status, result, info, comparison, what next
   ])
 })
 
-test('with a disk of my own, twice', { timeout: 240_000 }, async () => {
+test('with a disk of my own, twice', { timeout: 600_000 }, async () => {
   await using dir = await tempDir()
   await mkdir(join(dir.path, 'tmp'))
   const disk = await makeDisk(dir.path, 'mine', { format: 'qcow2', size_mib: 8 })
@@ -65,7 +65,7 @@ test('with a disk of my own, twice', { timeout: 240_000 }, async () => {
 })
 
 test('a disk that cannot be converted ends with 1 and shows why; one that is not there with 69', {
-  timeout: 120_000,
+  timeout: 600_000,
 }, async () => {
   await using dir = await tempDir()
   const broken = join(dir.path, 'broken.qcow2')

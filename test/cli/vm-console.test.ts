@@ -73,7 +73,7 @@ describe.runIf(isRoot)('the console', () => {
   })
 
   test('every key goes to the guest, Ctrl+] leaves, and the next one finds the guest where it was', {
-    timeout: 120_000,
+    timeout: 600_000,
   }, async () => {
     await open()
     await p.sees(CONNECTED)
@@ -97,7 +97,7 @@ describe.runIf(isRoot)('the console', () => {
     await expectClean(p, line)
   })
 
-  test('TERM and HUP; somebody who takes it; the end of libvirt', { timeout: 180_000 }, async () => {
+  test('TERM and HUP; somebody who takes it; the end of libvirt', { timeout: 600_000 }, async () => {
     for (const [signal, code] of [
       ['SIGTERM', 143],
       ['SIGHUP', 129],
@@ -141,7 +141,7 @@ describe.runIf(isRoot)('the console', () => {
     await daemon.start()
   })
 
-  test('a guest that takes nothing can be left', { timeout: 60_000 }, async () => {
+  test('a guest that takes nothing can be left', { timeout: 600_000 }, async () => {
     await until('libvirt has its guest again', () =>
       daemon.virsh(uri(), 'suspend', 'web').then(
         () => true,
@@ -160,7 +160,7 @@ describe.runIf(isRoot)('the console', () => {
   })
 
   test('--read-only prints into a pipe, and ends with its reader; a guest that ends ends it', {
-    timeout: 240_000,
+    timeout: 600_000,
   }, async () => {
     const out = join(dir.path, 'out')
     const reading = execa('sh', ['-c', `exec ${vmspool} vm console web ${args().join(' ')} -r > ${out}`], {
@@ -193,7 +193,7 @@ describe.runIf(isRoot)('the console', () => {
     expect(await readFile(out, 'utf8')).not.toContain('Connected')
   })
 
-  test('through ssh', { timeout: 240_000 }, async () => {
+  test('through ssh', { timeout: 600_000 }, async () => {
     const key = join(daemon.dir, 'key')
     await execa('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', key])
     const port = await daemon.sshd(await readFile(`${key}.pub`, 'utf8'))

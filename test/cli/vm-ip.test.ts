@@ -15,7 +15,7 @@ const mac = '52:54:00:11:22:33'
 
 test.runIf(isRoot)(
   'what DHCP gave since the VM runs is its address; what it gave before is not',
-  { timeout: 120_000 },
+  { timeout: 600_000 },
   async () => {
     await using dir = await tempDir()
     await using daemon = await privateLibvirtd()

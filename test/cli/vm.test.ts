@@ -120,7 +120,7 @@ describe.runIf(isRoot)('with an agent and libvirt', () => {
     expect(await s.traces('web')).toMatchObject({ domains: [], guests: 0, files: [], entry: false })
     const unknown = await run('delete', ['web'])
     expect(unknown).toMatchObject({ code: 2, out: '', err: expect.stringContaining('There is no VM "web"') })
-  }, 120_000)
+  }, 600_000)
 
   test('what is not ours is shown marked, and nothing acts on it; a wrong name gets the right one', async () => {
     await s.libvirtd.inside(['tee', join(s.libvirtd.dir, 'foreign.xml')], {
@@ -145,7 +145,7 @@ describe.runIf(isRoot)('with an agent and libvirt', () => {
     // none of them, when one is wrong
     expect((await list())[0]).toMatchObject({ state: 'stopped' })
     await s.libvirtd.virsh(s.uri, 'undefine', 'foreign')
-  }, 60_000)
+  }, 600_000)
 
   test('libvirt is away: the registry is shown, and how old it is; --no-live does not ask', async () => {
     await s.libvirtd.signal('KILL')
@@ -161,7 +161,7 @@ describe.runIf(isRoot)('with an agent and libvirt', () => {
     } finally {
       await s.libvirtd.start()
     }
-  }, 60_000)
+  }, 600_000)
 
   test('the library does the same', async () => {
     const place = { root: s.bed.dir, instance: s.bed.instance, config: join(dir.path, 'agent.yaml') }
@@ -174,7 +174,7 @@ describe.runIf(isRoot)('with an agent and libvirt', () => {
       state: 'succeeded',
     })
     expect((await vmspool.vms({ ...place, live: false })).map((v) => v.name)).toEqual(['mail'])
-  }, 60_000)
+  }, 600_000)
 
   test('doctor says what VMs have and lack', async () => {
     const doctor = async () => {
@@ -210,7 +210,7 @@ describe.runIf(isRoot)('with an agent and libvirt', () => {
     expect(found.get('vm folder')).toMatchObject({ state: 'ok', detail: expect.stringContaining('are linked into it') })
     expect(found.get('vm registry')).toMatchObject({ state: 'ok', detail: expect.stringMatching(/^1 VMs in /) })
     expect((await readdir(join(s.bed.layout.output, 'vms'))).filter((f) => f.includes('doctor'))).toEqual([])
-  }, 60_000)
+  }, 600_000)
 
   test('gc lists what is left over and removes it on request, after the agent saw it twice', async () => {
     const left = join(s.bed.layout.vms, 'left')

@@ -23,7 +23,7 @@ async function hyper2kvm(dir: string, ...args: string[]): Promise<{ code: number
 }
 
 test('converts where the manifest says, prints the path, again over its own result, and leaves the source alone', {
-  timeout: 240_000,
+  timeout: 600_000,
 }, async () => {
   await using dir = await tempDir()
   const disk = await makeDisk(dir.path, 'web-disk-0', { size_mib: 4 })
@@ -56,7 +56,7 @@ test('converts where the manifest says, prints the path, again over its own resu
   expect(await holds(join(dir.path, 'images/boot.raw'), 'raw', disk)).toBe(true)
 })
 
-test('what cannot be converted says why, and leaves nothing', { timeout: 240_000 }, async () => {
+test('what cannot be converted says why, and leaves nothing', { timeout: 600_000 }, async () => {
   await using dir = await tempDir()
   const disk = await makeDisk(dir.path, 'web-disk-0', { size_mib: 4 })
   const m = artifactManifest('web', [disk])

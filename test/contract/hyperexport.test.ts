@@ -66,7 +66,7 @@ async function drops(b: Bed): Promise<number> {
 
 describe.concurrent('hyperexport', () => {
   test('five clients, five VMs, one constant file name: success, failure, no source, a stale result', {
-    timeout: 180_000,
+    timeout: 600_000,
   }, async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path)
@@ -122,7 +122,7 @@ describe.concurrent('hyperexport', () => {
   })
 
   test('two clients export one VM: both get the disk of the job that was accepted last', {
-    timeout: 180_000,
+    timeout: 600_000,
   }, async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path)
@@ -149,7 +149,7 @@ describe.concurrent('hyperexport', () => {
     expect(await holds(join(b.layout.output, images[0]!), 'qcow2', first.disk)).toBe(true)
   })
 
-  test('an agent that is busy answers each client rightly', { timeout: 180_000 }, async () => {
+  test('an agent that is busy answers each client rightly', { timeout: 600_000 }, async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path, { concurrency: { weight: 2 } })
     const exports = await Promise.all(['a', 'b', 'c', 'd', 'e'].map((vm) => exported(dir.path, vm, vm)))
@@ -177,7 +177,7 @@ describe.concurrent('hyperexport', () => {
   })
 
   test('five clients in one instant: a manifest overwritten before it could be taken is lost, none is answered wrongly', {
-    timeout: 180_000,
+    timeout: 600_000,
   }, async () => {
     // Nothing in a shared folder can bring back what a client overwrote before anybody could read it. What is promised:
     // every drop that was taken is answered, with its own disk, and the last writer's is always taken.

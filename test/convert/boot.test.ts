@@ -40,7 +40,7 @@ async function boot(image: string, format: string): Promise<string> {
     ],
     { stdio: ['ignore', 'pipe', 'pipe'] },
   )
-  const deadline = setTimeout(() => child.kill('SIGKILL'), 240_000)
+  const deadline = setTimeout(() => child.kill('SIGKILL'), 550_000)
   let said = ''
   child.stdout.on('data', (d: Buffer) => (said += d.toString('latin1')))
   child.stderr.on('data', (d: Buffer) => (said += d.toString('latin1')))
@@ -84,7 +84,7 @@ test.runIf(possible)(
     expect(first.wrote).toMatch(/^[0-9a-f-]{36}$/)
 
     libvirt.handOver(image)
-    const second = guestSaid(await libvirt.runToEnd(join(out, 'tiny.xml'), { deadline_ms: 240_000 }))
+    const second = guestSaid(await libvirt.runToEnd(join(out, 'tiny.xml'), { deadline_ms: 500_000 }))
     expect(second.read).toBe(proof)
     expect(second.found).toBe(first.wrote)
     expect(second.wrote).not.toBe(first.wrote)

@@ -373,7 +373,7 @@ describe('what libvirt says', () => {
       for (const [i, n] of domain.nics.entries()) if (n.mac) expect(devices.interface[i].mac.address).toBe(n.mac)
       expect(defined.metadata['vmspool:vm']['vmspool:job'].id).toBe(domain.job_id)
     }
-  }, 120_000)
+  }, 600_000)
 
   test("QEMU's command line can be made of it: every device exists and has a place", async () => {
     await using libvirt = await privateLibvirt()
@@ -387,7 +387,7 @@ describe('what libvirt says', () => {
       expect(argv.includes('driver=cfi.pflash01,property=secure,value=on'), name).toBe(domain.secure_boot)
       expect(argv.includes('virtio-blk-pci')).toBe(domain.disks.some((d) => d.bus === 'virtio'))
     }
-  }, 120_000)
+  }, 600_000)
 })
 
 describe('in a job', () => {

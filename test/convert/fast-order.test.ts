@@ -76,5 +76,5 @@ test.each([
     expect(after.filter((e) => e.call === 'pwrite64')).toEqual([])
     expect(after[0]!.call).toMatch(/sync$/)
   },
-  120_000,
+  600_000,
 )

@@ -194,7 +194,7 @@ describe('large', () => {
       }
     }
     rmSync(vmdk)
-  }, 180_000)
+  }, 600_000)
 
   test('a disk that starts behind 5 GiB of an archive', async () => {
     const content = [text(0), 'hole', text(2)] as Grain[]
@@ -414,7 +414,7 @@ test('cancelling ends the threads in their work, and nothing is left', async () 
     b.close()
     rmSync(vmdk)
   }
-}, 180_000)
+}, 600_000)
 
 describe('on a filesystem that clones', () => {
   let fs: LoopFs

@@ -65,7 +65,7 @@ describe.each([
   })
 
   test('killed in its middle, the next attempt takes both files over and ends with the same bytes', {
-    timeout: 180_000,
+    timeout: 600_000,
   }, async () => {
     const at = folder()
     // many small changes: the commit takes a while, and touches metadata all over the image

@@ -336,7 +336,7 @@ describe.concurrent('a batch', () => {
     await audited(b)
   })
 
-  test('survives kills of its agents: no child is lost, none is run twice', { timeout: 120_000 }, async () => {
+  test('survives kills of its agents: no child is lost, none is run twice', { timeout: 600_000 }, async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path, { lease: { timeout: '1s' }, max_crashes: 100 })
     const log = join(dir.path, 'log')

@@ -27,7 +27,7 @@ async function tmpfs(path: string, mib: number): Promise<AsyncDisposable> {
 
 test.skipIf(!mayMount)(
   'a job that does not fit publishes nothing, says so, and is done when there is room',
-  { timeout: 120_000 },
+  { timeout: 600_000 },
   async () => {
     await using dir = await tempDir()
     const small = join(dir.path, 'small')

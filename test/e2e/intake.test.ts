@@ -84,7 +84,7 @@ describe.concurrent('intake', () => {
     expect(await endOf(b, 'two')).toMatchObject({ state: 'succeeded' })
   })
 
-  test('two thousand drops at once, half of them before any agent ran', { timeout: 180_000 }, async () => {
+  test('two thousand drops at once, half of them before any agent ran', { timeout: 600_000 }, async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path, { intake: { bare_disks: 'off' } })
     await (await b.start()).stop()
@@ -97,7 +97,7 @@ describe.concurrent('intake', () => {
     await b.start()
     await Promise.all(Array.from({ length: 1000 }, (_, i) => put(1000 + i)))
     await until('all are held', async () => (await readdir(b.layout.held)).length === 2000, {
-      deadline_ms: 150_000,
+      deadline_ms: 500_000,
       every_ms: 200,
     })
     const keys = new Set((await readdir(b.layout.held)).map((f) => f.split('-')[3]))
@@ -106,7 +106,7 @@ describe.concurrent('intake', () => {
   })
 
   test('hostile and odd drops are rejected one by one with a reason, and the agent goes on', {
-    timeout: 120_000,
+    timeout: 600_000,
   }, async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path, {
@@ -172,7 +172,7 @@ describe.concurrent('intake', () => {
   })
 
   test('bare disks become jobs, sources move to .processed or .errors; an export in place stays one job', {
-    timeout: 120_000,
+    timeout: 600_000,
   }, async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path, { intake: { file_stable_timeout: '1s' }, retry: { max_attempts: 0 } })

@@ -24,7 +24,7 @@ async function failedJob(b: Bed, dir: string): Promise<{ failed: Status; disks: 
   const disks = [await makeDisk(dir, 'system'), await makeDisk(dir, 'data')]
   const agent = await b.start({ config: refuses })
   await drop(b, artifactManifest('web', disks, { pipeline: { fix: { enabled: true } }, retry: { max_attempts: 0 } }))
-  const failed = await endOf(b, 'web', 120_000)
+  const failed = await endOf(b, 'web')
   expect(failed).toMatchObject({ state: 'failed' })
   await agent.stop()
   return { failed, disks }
@@ -40,7 +40,7 @@ async function rightResult(b: Bed, disks: TestDisk[]): Promise<void> {
   expect(await run(b, 'fsck')).toMatchObject({ code: 0, out: expect.stringContaining('0 errors, 0 warnings') })
 }
 
-describe.concurrent('retry', { timeout: 240_000 }, () => {
+describe.concurrent('retry', { timeout: 600_000 }, () => {
   test('goes on after the copies, which are moved and not made again; the failure says what is kept, until when, and how', async () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path)
@@ -82,7 +82,7 @@ describe.concurrent('retry', { timeout: 240_000 }, () => {
     let agent = await b.start({ config: refuses })
     const second = await run(b, 'retry', '--from', 'fix', 'web', '--wait', '-q')
     expect(second.code, second.err).toBe(1)
-    const again = await endOf(b, 'web', 120_000)
+    const again = await endOf(b, 'web')
     expect(again.id).not.toBe(failed.id)
     expect(copied(await logOf(b, again.id))).toBe(2)
     expect((await readJson(join(b.layout.outputJobs, again.id, 'result.json')))?.kept).toMatchObject({
@@ -92,7 +92,7 @@ describe.concurrent('retry', { timeout: 240_000 }, () => {
 
     agent = await b.start({ config: goesOn })
     expect(await run(b, 'retry', '--from', 'copy', again.id, '--wait', '-q')).toMatchObject({ code: 0 })
-    const third = await endOf(b, 'web', 120_000)
+    const third = await endOf(b, 'web')
     expect(copied(await logOf(b, third.id))).toBe(0)
     await rightResult(b, disks)
     await until('what the one before had kept is gone', async () => (await keptOf(b, again.id)).length === 0)
@@ -117,15 +117,11 @@ describe.concurrent('retry', { timeout: 240_000 }, () => {
     ])
     expect(both.map((r) => r.code)).toEqual([0, 0])
     await Promise.all([b.start({ config: goesOn }), b.start({ config: goesOn, worker: true })])
-    const jobs = await until(
-      'both have ended',
-      async () => {
-        const all = JSON.parse((await run(b, 'list', '-o', 'json')).out) as Status[]
-        const ended = all.filter((s) => ['succeeded', 'failed'].includes(s.state))
-        return ended.length === 3 ? ended : undefined
-      },
-      { deadline_ms: 180_000 },
-    )
+    const jobs = await until('both have ended', async () => {
+      const all = JSON.parse((await run(b, 'list', '-o', 'json')).out) as Status[]
+      const ended = all.filter((s) => ['succeeded', 'failed'].includes(s.state))
+      return ended.length === 3 ? ended : undefined
+    })
     expect(jobs.map((s) => s.state)).toEqual(['succeeded', 'succeeded', 'failed'])
     const taken = await Promise.all(jobs.slice(0, 2).map(async (s) => copied(await logOf(b, s.id))))
     expect(taken.sort()).toEqual([0, 2])
@@ -140,15 +136,11 @@ describe.concurrent('retry', { timeout: 240_000 }, () => {
     // an agent looks at its start, and then not before a minute has passed
     await until('it is older than that', () => Date.now() - Date.parse(failed.finished_at as string) > 1500)
     const agent = await b.start({ config: { ...goesOn, retention: { failed: '1s' } } })
-    await until('retention has taken it', async () => !existsSync(join(b.layout.work, failed.id)), {
-      deadline_ms: 120_000,
-    })
+    await until('retention has taken it', async () => !existsSync(join(b.layout.work, failed.id)))
     await agent.stop()
     await b.start({ config: goesOn })
     await drop(b, artifactManifest('web', disks, { retry_of: failed.id, pipeline: { fix: { enabled: true } } }))
-    await until('it succeeds', async () => (await statusOf(b, 'web'))?.state === 'succeeded', {
-      deadline_ms: 120_000,
-    })
+    await until('it succeeds', async () => (await statusOf(b, 'web'))?.state === 'succeeded')
     await rightResult(b, disks)
   })
 })

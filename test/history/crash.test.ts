@@ -37,7 +37,7 @@ function look(path: string): { jobs: number; failures: number; complete: number 
   }
 }
 
-test('killed at any moment, it goes on where it was and has every job in the end', { timeout: 120_000 }, async () => {
+test('killed at any moment, it goes on where it was and has every job in the end', { timeout: 600_000 }, async () => {
   await using dir = await tempDir()
   const { path, env, run, layout } = await bed(dir.path)
   let before = 0
@@ -60,7 +60,7 @@ test('killed at any moment, it goes on where it was and has every job in the end
   expect(look(path)).toEqual({ jobs: JOBS + 4, failures: (JOBS * 2) / 10 + 1, complete: 1 }) // job 603 failed too
 })
 
-test('written by several at once, and deleted under their hands, it loses nothing', { timeout: 120_000 }, async () => {
+test('written by several at once, and deleted under their hands, it loses nothing', { timeout: 600_000 }, async () => {
   await using dir = await tempDir()
   const { path, run, layout } = await bed(dir.path)
   const several = await Promise.all([

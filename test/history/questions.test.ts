@@ -179,7 +179,7 @@ test('status names the database and its spools; rebuild --all forgets those that
   db.close()
 })
 
-test('list reads its options on the short way as the parser of options does', { timeout: 120_000 }, async () => {
+test('list reads its options on the short way as the parser of options does', { timeout: 600_000 }, async () => {
   const layout = makeLayout(join(dir.path, 'short'))
   for (let n = 0; n < 30; n++) makeJob(layout, n)
   const run = (...args: string[]) => cli(['list', '--root', join(dir.path, 'short'), ...args], { env })

@@ -235,7 +235,7 @@ describe.runIf(isRoot)('a system’s daemon and QEMU', () => {
     daemon = await privateLibvirtd()
     c = await connect(daemon.uri('qemu:///system'))
     await c.host.capabilities() // the first time, every QEMU is started once
-  }, 240_000)
+  }, 600_000)
   afterAll(async () => {
     await c?.close()
     await daemon?.[Symbol.asyncDispose]()
@@ -314,7 +314,7 @@ describe.runIf(isRoot)('a system’s daemon and QEMU', () => {
     expect(got).toContain('agent')
     expect(got).toContain('reboot')
     expect(await cleanSoon()).toEqual(CLEAN)
-  }, 240_000)
+  }, 600_000)
 
   test('a network gives a guest its address, and the lease says until when', async () => {
     const mac = '52:54:00:ab:cd:01'
@@ -333,7 +333,7 @@ describe.runIf(isRoot)('a system’s daemon and QEMU', () => {
         const leases = await c.networks.leases(n, { mac })
         return leases.length > 0 ? leases : undefined
       },
-      { deadline_ms: 120_000 },
+      { deadline_ms: 240_000 },
     )
     expect(lease).toMatchObject({
       interface: 'vbr-t',
@@ -356,7 +356,7 @@ describe.runIf(isRoot)('a system’s daemon and QEMU', () => {
     await c.networks.destroy(n)
     await c.networks.undefine(n)
     expect(await cleanSoon()).toEqual(CLEAN)
-  }, 240_000)
+  }, 600_000)
 
   test('a pool and its volumes', async () => {
     const path = join(daemon.dir, 'pool')

@@ -14,7 +14,7 @@ describe.runIf(isRoot)('a daemon that', () => {
   beforeAll(async () => {
     daemon = await privateLibvirtd()
     uri = daemon.uri('test:///default')
-  }, 120_000)
+  }, 600_000)
   afterAll(() => daemon?.[Symbol.asyncDispose]())
 
   test('is frozen leaves a call unanswered: its deadline ends it, and the connection lives on', async () => {
@@ -204,7 +204,7 @@ describe.runIf(isRoot)('a link', () => {
     expect(link.state()).toEqual({ state: 'closed' })
     await expect(link.session()).rejects.toThrow(/is closed/)
     expect(await third.ended).toMatchObject({ reason: 'closed' })
-  }, 120_000)
+  }, 600_000)
 
   test('is closed while it tries, and refuses a URI that is wrong', async () => {
     const link = keepConnected('test:///default?socket=/nowhere/at/all', { retry_ms: { first: 10, last: 20 } })

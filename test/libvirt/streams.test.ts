@@ -22,7 +22,7 @@ async function reads(from: AsyncIterator<Buffer>, wanted: string): Promise<strin
   return text
 }
 
-describe.runIf(isRoot)('the console of a guest', { timeout: 240_000 }, () => {
+describe.runIf(isRoot)('the console of a guest', { timeout: 600_000 }, () => {
   let daemon: Libvirtd
   let c: Connection
   const guest = async (name: string) => {

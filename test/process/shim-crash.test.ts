@@ -5,7 +5,7 @@ import { changing, cutShim, cutStarter, startTooLate, summary } from './cut.ts'
 
 // Every call, and more starts, are part of `npm run soak`.
 describe.concurrent('the record is true', () => {
-  test('when the shim is killed at one of its system calls', { timeout: 240_000 }, async () => {
+  test('when the shim is killed at one of its system calls', { timeout: 600_000 }, async () => {
     for (const o of [{ calls: changing }, { stride: 8 }]) {
       const report = await cutShim({ ...o, parallel: 2, fsync: true })
       console.log(summary('shim', report))
@@ -20,7 +20,7 @@ describe.concurrent('the record is true', () => {
     expect(told).toMatchObject({ settled: true, ran: false, state: 'failed', failed: { step: 'record', errno: 21 } })
   })
 
-  test('when `vmspool run` is killed on its way', { timeout: 240_000 }, async () => {
+  test('when `vmspool run` is killed on its way', { timeout: 600_000 }, async () => {
     const report = await cutStarter(vmspool, 24, 2)
     console.log(summary('vmspool run', report))
     expect(report.violations).toEqual([])

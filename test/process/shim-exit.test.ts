@@ -20,7 +20,7 @@ async function all<T, R>(items: readonly T[], f: (item: T) => Promise<R>): Promi
 
 const how = (e: ShimExit) => e.signal ?? e.exit_code
 
-describe.concurrent('how a command ended', { timeout: 240_000 }, () => {
+describe.concurrent('how a command ended', { timeout: 600_000 }, () => {
   test('every exit code', async () => {
     await using b = await shimBed()
     const codes = Array.from({ length: 256 }, (_, i) => i)
@@ -76,7 +76,7 @@ describe.concurrent('how a command ended', { timeout: 240_000 }, () => {
   })
 })
 
-describe.concurrent('when', { timeout: 240_000 }, () => {
+describe.concurrent('when', { timeout: 600_000 }, () => {
   test('start and end are those of the command, by an outside clock', async () => {
     await using b = await shimBed()
     const before = Date.now()

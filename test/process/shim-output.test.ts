@@ -12,7 +12,7 @@ import { until } from '../support/wait.ts'
 const root = process.geteuid?.() === 0
 const sha = (b: Buffer) => createHash('sha256').update(b).digest('hex')
 
-describe.concurrent('output', { timeout: 240_000 }, () => {
+describe.concurrent('output', { timeout: 600_000 }, () => {
   test.for([1e9, 300_000])('binary, of both streams, in parts of %s bytes', async (max_bytes, { expect }) => {
     await using b = await shimBed()
     // Every byte, line ends, what looks like a mark, no newline at the end.
@@ -76,7 +76,7 @@ describe.concurrent('output', { timeout: 240_000 }, () => {
   )
 })
 
-describe.concurrent('what a command is given', { timeout: 240_000 }, () => {
+describe.concurrent('what a command is given', { timeout: 600_000 }, () => {
   test('standard input: a file, or nothing', async () => {
     await using b = await shimBed()
     const bytes = randomBytes(300_000)
@@ -167,7 +167,7 @@ function fill(path: string): void {
   }
 }
 
-describe.runIf(root)('a full disk', { timeout: 240_000 }, () => {
+describe.runIf(root)('a full disk', { timeout: 600_000 }, () => {
   const numbered = 'my $l = "." x 90; syswrite STDOUT, sprintf("%08d %s\\n", $_, $l) for 1..8000;'
   test('under the log: the command goes on, and what is missing is said where it is missing', async () => {
     await using b = await shimBed()

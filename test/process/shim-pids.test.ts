@@ -26,7 +26,7 @@ async function inNamespace(name: string): Promise<Record<string, unknown>> {
   return JSON.parse(stdout)
 }
 
-describe.runIf(fewPids).concurrent('in a namespace of 400 pids', { timeout: 240_000 }, () => {
+describe.runIf(fewPids).concurrent('in a namespace of 400 pids', { timeout: 600_000 }, () => {
   test('a stranger with the pid of a lost command is left alone, by stop too', async () => {
     expect(await inNamespace('command')).toEqual({ same: true, state: 'lost', stopped: 'lost', alive: true })
   })
@@ -54,7 +54,7 @@ describe.runIf(fewPids).concurrent('in a namespace of 400 pids', { timeout: 240_
   })
 })
 
-describe.runIf(root)('another boot', { timeout: 240_000 }, () => {
+describe.runIf(root)('another boot', { timeout: 600_000 }, () => {
   /** Runs code that believes the host was restarted: the kernel's boot id is covered by another, for it alone. */
   async function afterReboot(
     dir: string,

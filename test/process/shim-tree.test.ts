@@ -25,7 +25,7 @@ async function pidIn(b: ShimBed, file: string): Promise<ProcessIdentity> {
   return identify(Number(text)) as ProcessIdentity
 }
 
-describe.concurrent('ending a tree', { timeout: 240_000 }, () => {
+describe.concurrent('ending a tree', { timeout: 600_000 }, () => {
   test('children that ignore TERM are killed after the grace, in the group and outside of it', async () => {
     await using b = await shimBed()
     const deaf = (file: string) =>
@@ -152,7 +152,7 @@ const bombs = {
   ],
 } as const
 
-describe.runIf(root)('a fork bomb', { timeout: 240_000 }, () => {
+describe.runIf(root)('a fork bomb', { timeout: 600_000 }, () => {
   let uid = 54_300 + (process.pid % 1000) * 10
 
   test.for(Object.entries(bombs))('%s is ended by stop --force', async ([, bomb], { expect }) => {

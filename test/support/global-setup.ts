@@ -21,12 +21,12 @@ export default function setup(): () => Promise<void> {
     else process.env.TMPDIR = before
     const leaks: string[] = []
 
-    // vitest's own workers may still be on their way out; what outlives them by 5 s was leaked by a test.
+    // vitest's own workers may still be on their way out; what outlives them by half a minute was leaked by a test.
     const strangers = () =>
       processesMarked(`VMSPOOL_TEST_RUN=${run}`).filter(
         (p) => p.pid !== process.pid && !(p.ppid === process.pid && /vitest|esbuild/.test(p.command)),
       )
-    for (let i = 0; i < 50 && strangers().length > 0; i++) await sleep(100)
+    for (let i = 0; i < 300 && strangers().length > 0; i++) await sleep(100)
     for (const p of strangers()) {
       leaks.push(`process ${p.pid}: ${p.command.slice(0, 200)}`)
       try {

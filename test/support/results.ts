@@ -31,7 +31,7 @@ export const statusOf = (b: Bed, name: string) => readJson<Status>(join(b.layout
 const ended = new Set(['succeeded', 'failed', 'cancelled', 'rejected'])
 
 /** Waits until the last job of an answer name has ended; fails with what it was doing instead. */
-export async function endOf(b: Bed, name: string, deadline_ms = 60_000): Promise<Status> {
+export async function endOf(b: Bed, name: string, deadline_ms = 240_000): Promise<Status> {
   let last: Status | undefined
   return until(
     `${name} ends`,

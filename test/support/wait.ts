@@ -9,12 +9,13 @@ export async function until<T>(
   look: () => T | Promise<T>,
   o: { deadline_ms?: number; every_ms?: number; also?: () => string } = {},
 ): Promise<NonNullable<T>> {
-  const deadline = performance.now() + (o.deadline_ms ?? 45_000)
+  const deadline_ms = o.deadline_ms ?? 200_000
+  const deadline = performance.now() + deadline_ms
   for (;;) {
     const value = await look()
     if (value) return value
     if (performance.now() > deadline) {
-      throw new Error(`Waited ${o.deadline_ms ?? 45_000} ms in vain for: ${what}.${o.also ? `\n${o.also()}` : ''}`)
+      throw new Error(`Waited ${deadline_ms} ms in vain for: ${what}.${o.also ? `\n${o.also()}` : ''}`)
     }
     await sleep(o.every_ms ?? 20)
   }

@@ -36,7 +36,7 @@ async function open(dir: string, o: { preload?: string; prefix?: string } = {}):
 }
 
 describe('the terminal is left clean', () => {
-  test('q, Ctrl+C, TERM, HUP and INT, one after the other in one terminal', { timeout: 180_000 }, async () => {
+  test('q, Ctrl+C, TERM, HUP and INT, one after the other in one terminal', { timeout: 600_000 }, async () => {
     await using dir = await tempDir()
     const { p, line } = await open(dir.path)
     await using _ = p

@@ -34,7 +34,7 @@ async function statusNamed(b: Bed, name: string) {
 }
 
 test('jobs come, run, are looked at, followed, stopped, cancelled and run again; the instance is paused', {
-  timeout: 180_000,
+  timeout: 600_000,
 }, async () => {
   await using dir = await tempDir()
   await using b = await bed(dir.path, { concurrency: { jobs: 3 } })

@@ -242,7 +242,7 @@ test('details, log and VM of a job', async () => {
 })
 
 test('ten thousand jobs: moved through, searched, filtered, counted', {
-  timeout: 120_000,
+  timeout: 600_000,
 }, async () => {
   await using dir = await tempDir()
   const root = join(dir.path, 's')
@@ -306,7 +306,7 @@ describe('without what it needs', () => {
 })
 
 test('whatever was on the screen before, what is drawn over it is what a fresh screen shows', {
-  timeout: 120_000,
+  timeout: 600_000,
 }, async () => {
   await using dir = await tempDir()
   const root = join(dir.path, 's')

@@ -12,7 +12,7 @@ import { pane } from './pane.ts'
 import { emptySpool } from './synthetic.ts'
 
 test('states, addresses, what is done and what is wrong; stopped after a question, started at once', {
-  timeout: 120_000,
+  timeout: 600_000,
 }, async () => {
   await using dir = await tempDir()
   const root = join(dir.path, 's')

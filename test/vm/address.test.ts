@@ -22,7 +22,7 @@ describe.runIf(isRoot)('the address of a guest', () => {
     await daemon.natNetwork()
     c = await connect(daemon.uri('qemu:///system'), { quick_ms: 120_000 })
     link = openLink({ uri: daemon.uri('qemu:///system'), log: { info() {}, warn() {} } })
-  }, 120_000)
+  }, 600_000)
   afterAll(async () => {
     await link?.[Symbol.asyncDispose]()
     await c?.close()
@@ -75,7 +75,7 @@ describe.runIf(isRoot)('the address of a guest', () => {
     ])
     // it ran already when somebody asked: then what is leased is what is known
     expect((await wait({})).addresses).toEqual(first.addresses)
-  }, 240_000)
+  }, 600_000)
 
   test('is found when libvirtd is killed in the middle', async () => {
     const d = (await c.domains.byUuid(UUID))!
@@ -94,7 +94,7 @@ describe.runIf(isRoot)('the address of a guest', () => {
     await until('the guest goes on', () => c.domains.resume(d).then(() => true))
     expect((await waiting).addresses).toEqual([expect.stringMatching(/^192\.0\.2\.\d+$/)])
     expect((await leasesBefore({ query: c }, [MAC]))[0]!.expires_s).not.toBe(before[0]!.expires_s)
-  }, 240_000)
+  }, 600_000)
 
   test('a lease that never ends counts when somebody answers there', async () => {
     const xml = openNetwork('forever', 'vs-forever')
@@ -120,7 +120,7 @@ describe.runIf(isRoot)('the address of a guest', () => {
     // whoever answers from here, whose network is another one, is not that card
     expect((await wait(o)).addresses).toEqual([])
     await c.domains.destroy((await c.domains.byUuid(uuid))!)
-  }, 240_000)
+  }, 600_000)
 
   test('a bridge tells nothing, a VM that goes off is not waited for, and an abort ends it', async () => {
     await daemon.inside(['/bin/sh', '-c', 'ip link add vs-bare type bridge && ip link set vs-bare up'])
@@ -146,5 +146,5 @@ describe.runIf(isRoot)('the address of a guest', () => {
     await start(bare)
     const cut = wait({ ...o, onWait: () => abort.abort(reason) })
     await expect(cut).rejects.toBe(reason)
-  }, 120_000)
+  }, 600_000)
 })

@@ -74,7 +74,7 @@ describe.runIf(isRoot)('admission', () => {
     s = await link.session()
     // the test driver's own guest takes more memory than its host has: 16 processors and 3 GiB
     await s.control.domains.destroy((await s.query.domains.byName('test'))!)
-  }, 120_000)
+  }, 600_000)
   afterAll(async () => {
     await link?.close()
     await daemon?.[Symbol.asyncDispose]()
@@ -261,5 +261,5 @@ describe.runIf(isRoot)('admission', () => {
     } finally {
       for (const c of children) c.kill('SIGKILL')
     }
-  }, 180_000)
+  }, 600_000)
 })

@@ -47,7 +47,7 @@ const metrics = (s: Scene): Promise<string> =>
   })
 const report = async (s: Scene) => (await readVmReports(join(s.bed.layout.output, 'vms')))[0]
 
-describe.runIf(isRoot)('an agent', { timeout: 180_000 }, () => {
+describe.runIf(isRoot)('an agent', { timeout: 600_000 }, () => {
   // one daemon, since the first guest of each costs seconds; the VMs of each test have names of their own
   let libvirtd: Libvirtd
   beforeAll(async () => {

@@ -172,7 +172,7 @@ describe.runIf(isRoot)('in the real daemon', () => {
     mkdirSync(dir)
     // the first look starts every QEMU that there is
     await chooseAccelerator(s(), 'qemu')
-  }, 120_000)
+  }, 600_000)
   afterAll(async () => {
     await c?.close()
     await daemon?.[Symbol.asyncDispose]()
@@ -242,7 +242,7 @@ describe.runIf(isRoot)('in the real daemon', () => {
       if (runs) await c.domains.destroy(d)
       await c.domains.undefine(d, ['nvram'])
     }
-  }, 240_000)
+  }, 600_000)
 
   test('while a guest runs its disk is its user’s, and nothing is taken from who shares the base', async () => {
     const who = (await hypervisorUser(s(), 'qemu'))!
@@ -292,7 +292,7 @@ describe.runIf(isRoot)('in the real daemon', () => {
     expect(owner(alone)).toBe(LIBVIRT_QEMU)
     await c.domains.destroy(d)
     await c.domains.undefine(d)
-  }, 120_000)
+  }, 600_000)
 
   test('a folder that shuts the guest out is named; root gives files away itself', async () => {
     const who = (await hypervisorUser(s(), 'qemu'))!
@@ -323,7 +323,7 @@ describe.runIf(isRoot)('in the real daemon', () => {
     )
     await checkMachine({ query: bare }, spec('x'), 'qemu')
     await daemon.inside(['umount', '/usr/share/qemu/firmware'])
-  }, 120_000)
+  }, 600_000)
 
   test('KVM is chosen where it works, and nowhere else', async () => {
     await using now = await connect(daemon.uri('qemu:///system'), { quick_ms: 120_000 })
@@ -367,5 +367,5 @@ describe.runIf(isRoot)('in the real daemon', () => {
     const readme = readDomainCapabilities(await without.host.domainCapabilities({ virt_type: 'qemu', machine: 'q35' }))
     // libvirt refuses to start an emulated guest with the host's processor
     expect(readme.cpu_modes.has('host-passthrough')).toBe(false)
-  }, 120_000)
+  }, 600_000)
 })

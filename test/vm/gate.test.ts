@@ -91,5 +91,5 @@ describe.runIf(isRoot)('libvirt is away', () => {
     expect(await s.traces(cancelled)).toEqual(NOTHING)
     expect((await ask(b, '/metrics')).text).toMatch(/^vmspool_libvirt_up 1$/m)
     expect((await control(b, 'status')).libvirt).toMatchObject({ state: 'connected', failures: 0, jobs_waiting: 0 })
-  }, 180_000)
+  }, 600_000)
 })

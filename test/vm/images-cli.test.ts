@@ -38,7 +38,7 @@ async function scene(body: Buffer) {
   }
 }
 
-test('pull, list, add, rm in every format', { timeout: 120_000 }, async () => {
+test('pull, list, add, rm in every format', { timeout: 600_000 }, async () => {
   const body = rawDisk(1_000_000)
   await using s = await scene(body)
   const empty = await s.image(['list', '-o', 'json'])
@@ -86,7 +86,7 @@ test('pull, list, add, rm in every format', { timeout: 120_000 }, async () => {
   expect(removed).toMatchObject({ code: 0, out: 'debian\nplain\n', err: '' })
 })
 
-test('what goes wrong is said in a sentence, with an exit code', { timeout: 120_000 }, async () => {
+test('what goes wrong is said in a sentence, with an exit code', { timeout: 600_000 }, async () => {
   await using s = await scene(rawDisk(100_000))
   const file = join(s.dir, 'x.img')
   await writeFile(file, rawDisk(100_000))
@@ -116,7 +116,7 @@ test('what goes wrong is said in a sentence, with an exit code', { timeout: 120_
   }
 })
 
-test('Ctrl-C ends a pull with 130, and the next one goes on from there', { timeout: 120_000 }, async () => {
+test('Ctrl-C ends a pull with 130, and the next one goes on from there', { timeout: 600_000 }, async () => {
   const body = rawDisk(1_000_000)
   await using s = await scene(body)
   s.server.behave = { body, etag: '"v"', hang: 600_000 }
@@ -137,7 +137,7 @@ test('Ctrl-C ends a pull with 130, and the next one goes on from there', { timeo
   await expectFile(JSON.parse(whole.out)[0].path, body)
 })
 
-test('on a terminal there is a bar', { timeout: 60_000 }, async () => {
+test('on a terminal there is a bar', { timeout: 600_000 }, async () => {
   const body = rawDisk(1_000_000)
   await using s = await scene(body)
   s.server.behave = { body, drip: { bytes: 50_000, ms: 30 } }
@@ -149,7 +149,7 @@ test('on a terminal there is a bar', { timeout: 60_000 }, async () => {
 
 test.skipIf(process.getuid?.() !== 0)(
   'who may not write is told as whom to run it, and may look; what root fetches belongs to the owner of the cache',
-  { timeout: 120_000 },
+  { timeout: 600_000 },
   async () => {
     const body = rawDisk(100_000)
     await using s = await scene(body)

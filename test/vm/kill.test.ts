@@ -14,7 +14,7 @@ describe.runIf(isRoot)('a VM', () => {
     dir = await tempDir()
     s = await scene(dir.path)
     await s.bed.start()
-  }, 120_000)
+  }, 600_000)
   afterAll(async () => {
     await s?.[Symbol.asyncDispose]()
     await dir?.[Symbol.asyncDispose]()
@@ -34,7 +34,7 @@ describe.runIf(isRoot)('a VM', () => {
     await struck('lucky', restart, { ...killed, phase: 'stop' })
     await struck('lucky', remove, { ...killed, phase: 'undefine' })
     expect(await nothingLeft(s)).toEqual([])
-  }, 180_000)
+  }, 600_000)
 
   test('whose libvirtd is killed or frozen in the middle: the same attempt goes on', async () => {
     const killed = { disturbance: 'libvirtd killed', for_ms: 300 } as const
@@ -43,10 +43,10 @@ describe.runIf(isRoot)('a VM', () => {
     expect(await struck('steady', restart, { ...frozen, phase: 'start' })).toBe(1)
     expect(await struck('steady', remove, { ...killed, phase: 'undefine' })).toBe(1)
     expect(await nothingLeft(s)).toEqual([])
-  }, 180_000)
+  }, 600_000)
 
   test('that libvirt refuses, with the agent killed while it is taken back: nothing is left', async () => {
     expect(await struck('refused', REFUSED, { disturbance: 'agent killed', for_ms: 0, phase: 'roll-back' })).toBe(2)
     expect(await nothingLeft(s)).toEqual([])
-  }, 180_000)
+  }, 600_000)
 })

@@ -20,7 +20,7 @@ test.concurrent('a guest that does not notice the power button is asked again, a
   expect(h.messages.join()).not.toContain('asked 3 times')
   expect(removed.warnings.join()).toContain('did not stop within 11 s')
   expect(await room.traces('deaf')).toEqual(GONE)
-}, 180_000)
+}, 600_000)
 
 test.concurrent('a VM whose QEMU hangs is stopped and deleted', async () => {
   await using room = await bed.room()
@@ -38,4 +38,4 @@ test.concurrent('a VM whose QEMU hangs is stopped and deleted', async () => {
   expect((await room.vms.start(order(), 'frozen', { address_timeout_ms: 0 }, hear())).vm?.state).toBe('running')
   await room.vms.remove(order(), 'frozen', { keep_disks: false, force: true, grace_ms: 0 }, hear())
   expect(await room.traces('frozen')).toEqual(GONE)
-}, 180_000)
+}, 600_000)

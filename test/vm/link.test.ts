@@ -157,7 +157,7 @@ describe.runIf(isRoot)('with a daemon that', () => {
   beforeAll(async () => {
     daemon = await privateLibvirtd()
     uri = daemon.uri('test:///default')
-  }, 120_000)
+  }, 600_000)
   afterAll(() => daemon?.[Symbol.asyncDispose]())
 
   test('says no: that passes through at once, and never counts', async () => {

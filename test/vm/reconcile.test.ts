@@ -59,7 +59,7 @@ const drift = (r: { drift: Reconciled['drift'] }) => r.drift.map((d) => `${d.nam
 const names = (records: readonly { name: string }[]) => records.map((r) => r.name)
 const entry = async (room: Room, name: string) => (await room.vms.registry.get(name))!
 
-describe.runIf(isRoot)('reconciliation', { timeout: 180_000 }, () => {
+describe.runIf(isRoot)('reconciliation', { timeout: 600_000 }, () => {
   let bed: Bed
   beforeAll(async () => {
     bed = await vmBed()

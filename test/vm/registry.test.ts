@@ -121,7 +121,7 @@ describe('the registry', () => {
   })
 })
 
-describe('several writers', { timeout: 180_000 }, () => {
+describe('several writers', { timeout: 600_000 }, () => {
   interface Writer {
     child: ChildProcess
     /** what it said it has done */

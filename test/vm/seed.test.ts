@@ -169,7 +169,7 @@ describe('the image', () => {
     await writeSeed({ ...o, cloud_init: { ...cloud_init, hostname: 'web2' } })
     expect((await readFile(path)).equals(bytes)).toBe(false)
     expect((await readdir(dir.path)).sort()).toEqual(['other', 'seed.iso'])
-  }, 60_000)
+  }, 600_000)
 
   test('an interrupted one leaves nothing, and no program is a sentence', async () => {
     await using dir = await tempDir()
@@ -211,5 +211,5 @@ describe('the image', () => {
     }
     expect((await stat(path)).mode & 0o777).toBe(0o600)
     expect(await read_(path, 'user-data', join(dir.path, 'out'))).toBe(seedFiles(o)['user-data'])
-  }, 60_000)
+  }, 600_000)
 })
