@@ -65,6 +65,7 @@ await build({
 })
 
 copyFileSync(join(root, 'src/process/shim.pl'), join(dist, 'shim.pl')) // beside the bundles, which look for it there
+copyFileSync(join(root, 'src/cli/run-now.pl'), join(dist, 'cli/run-now.pl'))
 
 // An installed program needs none.
 if (!process.argv.includes('--no-types')) declarations()

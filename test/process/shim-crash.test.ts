@@ -20,11 +20,13 @@ describe.concurrent('the record is true', () => {
     expect(told).toMatchObject({ settled: true, ran: false, state: 'failed', failed: { step: 'record', errno: 21 } })
   })
 
-  test('when `vmspool run` is killed on its way', { timeout: 600_000 }, async () => {
-    const report = await cutStarter(vmspool, 24, 2)
-    console.log(summary('vmspool run', report))
-    expect(report.violations).toEqual([])
-    expect(report.killed).toBeGreaterThan(0)
-    expect(report.known).toBeGreaterThan(0)
+  test('when `vmspool run` is killed on its way, with and without Node', { timeout: 600_000 }, async () => {
+    for (const way of ['short', 'node'] as const) {
+      const report = await cutStarter(vmspool, 16, 2, way)
+      console.log(summary(`vmspool run, ${way} way`, report))
+      expect(report.violations).toEqual([])
+      expect(report.killed).toBeGreaterThan(0)
+      expect(report.known).toBeGreaterThan(0)
+    }
   })
 })

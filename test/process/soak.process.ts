@@ -25,8 +25,10 @@ for (const fsync of [true, false]) {
   const report = await cutShim({ parallel: 3, fsync })
   say(summary(`shim ${fsync ? 'with' : 'without'} fsync`, report), report.violations.length)
 }
-const starters = await cutStarter(vmspool, 400, 3)
-say(summary('vmspool run', starters), starters.violations.length)
+for (const way of ['short', 'node'] as const) {
+  const report = await cutStarter(vmspool, 400, 3, way)
+  say(summary(`vmspool run, ${way} way`, report), report.violations.length)
+}
 for (let round = 0; round < 4; round++) {
   const report = await outlive({ kills: 120, jobs: 200, long: 6, every_ms: 1200, seed: seed + round })
   say(outliveSummary(report), report.violations.length)
