@@ -30,6 +30,8 @@ export interface Behaviour {
   redirects?: Record<string, string>
   /** ask nothing about If-Range: a broken cache on the way */
   ignore_if_range?: boolean
+  /** how all replies after the next one are: whoever is quick to ask again gets no second one of this kind */
+  after?: Behaviour
 }
 
 export interface ImageServer extends AsyncDisposable {
@@ -88,6 +90,7 @@ function writable(res: ServerResponse): Promise<void> {
 
 async function reply(s: ImageServer, path: string, asked: IncomingHttpHeaders, res: ServerResponse): Promise<void> {
   const b = s.behave
+  if (b.after) s.behave = b.after
   for (const [name, value] of Object.entries(b.headers ?? {})) res.setHeader(name, value)
   const to = b.redirects?.[path]
   if (to !== undefined) {

@@ -1,6 +1,6 @@
 // `vmspool image` as it is typed.
 import { createHash } from 'node:crypto'
-import { chmod, chown, link, mkdir, stat, writeFile } from 'node:fs/promises'
+import { chmod, chown, link, mkdir, readdir, stat, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { execa } from 'execa'
 import { expect, test } from 'vitest'
@@ -125,7 +125,11 @@ test('Ctrl-C ends a pull with 130, and the next one goes on from there', { timeo
     onOutput: (text, kill) => {
       if (pressed || !text.includes('downloads')) return
       pressed = true
-      void until('the server has sent what it sends', () => s.server.sent >= 600_000).then(() => kill('SIGINT'))
+      void until('what is sent is in the file', async () => {
+        const names = await readdir(join(s.cache, 'partial')).catch(() => [])
+        const part = names.find((f) => f.endsWith('.part'))
+        return part !== undefined && (await stat(join(s.cache, 'partial', part))).size >= 600_000
+      }).then(() => kill('SIGINT'))
     },
   })
   expect(cut.code).toBe(130)

@@ -183,24 +183,21 @@ describe('a download that is interrupted', () => {
     ['no ranges', { etag: '"one"' }, { etag: '"two"', ranges: false }],
   ])('never mixes two versions: %s', async (_, one, two) => {
     const [old, fresh] = [rawDisk(1_000_000), rawDisk(1_000_000)]
-    await using s = await scene({ body: old, ...one, hang: 500_000 }, {}, { no_progress_ms: 400 })
+    const after = { body: fresh, ...two }
+    await using s = await scene({ body: old, ...one, hang: 500_000, after }, {}, { no_progress_ms: 400 })
     const getting = s.images.get('debian', watch().hooks)
-    await s.written(500_000)
-    s.server.behave = { body: fresh, ...two }
     await expectFile((await getting).path, fresh)
   })
 
   test('with a checksum and no tag the rest is fetched, and everything again when it does not fit', async () => {
     const [old, fresh] = [rawDisk(1_000_000), rawDisk(1_000_000)]
     await using s = await scene(
-      { body: old, hang: 500_000 },
+      { body: old, hang: 500_000, after: { body: fresh } },
       { checksum: sum('sha256', fresh) },
-      { no_progress_ms: 400 },
+      { no_progress_ms: 1000 },
     )
     const seen = watch()
     const getting = s.images.get('debian', seen.hooks)
-    await s.written(500_000)
-    s.server.behave = { body: fresh }
     await expectFile((await getting).path, fresh)
     expect(s.server.requests.map((r) => r.headers.range?.replace(/\d+/, 'N'))).toEqual([
       undefined,
@@ -212,22 +209,21 @@ describe('a download that is interrupted', () => {
 
   test('a server that sends nothing is left, one that is merely slow is not', async () => {
     const body = rawDisk(150_000)
-    await using s = await scene({ body, etag: '"v"', hang: 50_000 }, {}, { no_progress_ms: 1000 })
+    // more than twice as long as the limit in all, but never a second without a byte
+    const after = { body, etag: '"v"', drip: { bytes: 4000, ms: 100 } }
+    await using s = await scene({ body, etag: '"v"', hang: 50_000, after }, {}, { no_progress_ms: 1000 })
     const seen = watch()
     const getting = s.images.get('debian', seen.hooks)
     await until('it is tried again', () => seen.logged.some((t) => t.includes('has sent nothing for 1 s')))
-    // more than twice as long as the limit in all, but never a second without a byte
-    s.server.behave = { body, etag: '"v"', drip: { bytes: 4000, ms: 100 } }
     await expectFile((await getting).path, body)
     expect(s.server.requests.length).toBeGreaterThanOrEqual(2)
   })
 
   test('ends after some tries that bring nothing, says so, keeps the part, and goes on with it later', async () => {
     const body = rawDisk(1_000_000)
-    await using s = await scene({ body, etag: '"v"', hang: 400_000 }, {}, { no_progress_ms: 400 })
+    const after = { body, status: 503 }
+    await using s = await scene({ body, etag: '"v"', hang: 400_000, after }, {}, { no_progress_ms: 1000 })
     const getting = s.images.get('debian', watch().hooks)
-    await s.written(400_000)
-    s.server.behave = { body, status: 503 }
     const e = await failure(getting)
     expect(e).toMatchObject({ code: 'image-download', transient: true })
     expect(e.message).toContain('answers with status 503; 5 tries brought nothing new')
@@ -349,12 +345,10 @@ describe('a download that is refused', () => {
   })
 
   test('a server that asks for patience gets it', async () => {
-    await using s = await scene({ body, status: 503, headers: { 'retry-after': '1' } })
+    await using s = await scene({ body, status: 503, headers: { 'retry-after': '1' }, after: { body } })
     const seen = watch()
-    const getting = s.images.get('debian', seen.hooks)
-    await until('it is waited', () => seen.logged.some((t) => t.includes('The next try is in 1 s')))
-    s.server.behave = { body }
-    expect((await getting).size_bytes).toBe(body.length)
+    expect((await s.images.get('debian', seen.hooks)).size_bytes).toBe(body.length)
+    expect(seen.logged.join()).toContain('The next try is in 1 s')
   })
 
   test('names that are none are refused before anything is touched', async () => {

@@ -68,7 +68,8 @@ async function scene(body: Buffer) {
     max_bytes: 0,
     max_age: 0,
     retry_ms: 10,
-    stale_ms: 2000,
+    // one that is killed, or stands still, is found so; one that is only slow must not be
+    stale_ms: 5000,
   }
   const parts = async () =>
     (await readdir(join(options.dir, 'partial')).catch(() => [])).filter((f) => f.endsWith('.part')).sort()
