@@ -74,7 +74,7 @@ describe.runIf(isRoot)('libvirt is away', () => {
     expect(metrics).toMatch(/^vmspool_libvirt_up 0$/m)
     expect(metrics).toMatch(/^vmspool_libvirt_breaker_state 1$/m)
     expect(metrics).toMatch(/^# TYPE vmspool_libvirt_calls_failed_total counter$/m)
-    expect(metrics).toMatch(/^vmspool_libvirt_calls_failed_total\{reason="unreachable"\} [5-9]/m)
+    expect(metrics).toMatch(/^vmspool_libvirt_calls_failed_total\{reason="unreachable"\} ([5-9]|\d\d+)$/m)
 
     // whoever no longer wants one that waits inside is heard at once
     await execa(vmspool, ['cancel', running.id, '--root', b.dir, '--instance', b.instance], { env: b.env })

@@ -20,13 +20,13 @@ function notes() {
   const log: LinkOptions['log'] = { info: (e) => void events.push(e), warn: (e) => void events.push(e) }
   return { events, log }
 }
-/** small numbers, so that a frozen daemon is found soon; a loaded machine only makes it slower */
+/** small numbers, so that a frozen daemon is found soon; but a busy one that answers after seconds is none */
 const quick = (uri: string, log: LinkOptions['log'], more: Partial<LinkOptions> = {}): LinkOptions => ({
   uri,
   log,
   retry_ms: { first: 20, last: 100 },
   breaker: { failures: 5, open_ms: { first: 100, last: 400 } },
-  connection: { keepalive: { interval_ms: 300, misses: 5 }, open_ms: 3000 },
+  connection: { keepalive: { interval_ms: 500, misses: 12 }, open_ms: 20_000 },
   ...more,
 })
 
@@ -108,7 +108,8 @@ describe('without a daemon', () => {
     const stop = new AbortController()
     const waiting = link.use(version, { signal: stop.signal, what, onWait: (w) => said.push(w) })
     await until('the breaker is open', () => link.health().state === 'open')
-    expect(link.health()).toMatchObject({ state: 'open', reason: expect.stringContaining('is libvirtd'), failures: 5 })
+    expect(link.health()).toMatchObject({ state: 'open', reason: expect.stringContaining('is libvirtd') })
+    expect(link.health().failures).toBeGreaterThanOrEqual(5) // more, once it was asked again
     expect(Date.parse(link.health().next_try!)).toBeGreaterThan(0)
     await expect(link.use(version, { signal: never, what, wait: false })).rejects.toMatchObject({
       name: 'VmError',
@@ -133,7 +134,8 @@ describe('without a daemon', () => {
       const { log } = notes()
       await using link = openLink(quick(`test:///default?socket=${path}`, log, { connection: { open_ms: 50 } }))
       await until('the breaker is open', () => link.health().state === 'open')
-      expect(link.health().totals.failures).toEqual({ unresponsive: 5 })
+      expect(Object.keys(link.health().totals.failures)).toEqual(['unresponsive'])
+      expect(link.health().totals.failures.unresponsive).toBeGreaterThanOrEqual(5)
     } finally {
       await new Promise((resolve) => server.close(resolve))
     }
