@@ -93,9 +93,17 @@ async function syncTree(s: Spool, dir: string): Promise<void> {
       e.kind === 'dir'
         ? syncTree(s, join(dir, e.name))
         : e.kind === 'file'
-          ? s.fs.syncFile(join(dir, e.name))
+          ? s.fs.syncFile(join(dir, e.name)).catch(notOurs)
           : Promise.resolve(),
     ),
   )
   await s.fs.syncDir(dir)
+}
+
+/**
+ * A disk whose VM was started belongs to the hypervisor's user from then on, and an agent that is not root may not open it any more. It was made
+ * durable when its step ended, before anybody could start a VM on it; what the guest writes is not ours to sync.
+ */
+function notOurs(e: NodeJS.ErrnoException): void {
+  if (e.code !== 'EACCES') throw e
 }

@@ -70,6 +70,22 @@ test('what an earlier job left under the name is kept, and never seen again unde
   expect(await codes(s)).toEqual([])
 })
 
+test('an image that belongs to the hypervisor by now, because its VM runs, is published all the same', async () => {
+  await using dir = await tempDir()
+  const opened = await openTestSpool(dir.path)
+  const refused: string[] = []
+  const syncFile = async (path: string): Promise<void> => {
+    if (!path.endsWith('.qcow2')) return opened.fs.syncFile(path)
+    refused.push(path)
+    throw Object.assign(new Error('EACCES: permission denied'), { code: 'EACCES' })
+  }
+  const s = { ...opened, fs: { ...opened.fs, syncFile } }
+  const [a] = await submit(s, command('web'))
+  await end(s, await mustClaim(s, a!), 'done')
+  expect(refused).toHaveLength(1)
+  expect(await output(s, 'web.qcow2')).toBe(`image of ${a!.name.id}`)
+})
+
 test('a file of unknown origin under the name is kept too', async () => {
   await using dir = await tempDir()
   const s = await openTestSpool(dir.path)
