@@ -1,4 +1,5 @@
 // Jobs that come after others, with real agents and real commands.
+import { existsSync } from 'node:fs'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
@@ -68,20 +69,24 @@ describe.concurrent('after', () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path)
     await b.start()
-    await drop(b, commandManifest('flaky', ['false'], { retry: { max_attempts: 1, delay: 3, factor: 1 } }))
-    await until('flaky is tried again', async () => (await statusOf(b, 'flaky'))?.state === 'retrying')
+    // fails at once, and the second time when it is told to
+    const script = `test -e ${b.dir}/tried && until test -e ${b.dir}/flaky.go; do sleep 0.05; done; touch ${b.dir}/tried; exit 1`
+    const flaky = commandManifest('flaky', ['sh', '-c', script], { retry: { max_attempts: 1, delay: 1, factor: 1 } })
+    await drop(b, flaky)
+    await until('flaky has failed once', () => existsSync(join(b.dir, 'tried')))
     await drop(b, commandManifest('next', ['true'], { after: 'flaky' }))
     await drop(b, commandManifest('last', ['true'], { after: 'next' }))
     await drop(b, commandManifest('mend', ['true'], { after: { job: 'next', when: 'failure' } }))
     await waitingOn(b, 'last', 'job ')
-    expect((await statusOf(b, 'flaky'))?.state).toBe('retrying')
+    await until('flaky runs again', async () => (await statusOf(b, 'flaky'))?.attempt === 2)
     expect((await statusOf(b, 'next'))?.state).toBe('held')
     const { id } = (await statusOf(b, 'flaky'))!
+    await open(b, 'flaky')
     expect((await endOf(b, 'last')).state).toBe('failed')
     expect((await endOf(b, 'mend')).state).toBe('succeeded')
     const next = await errorOf(b, 'next')
     expect(next.code).toBe('dependency-failed')
-    expect(next.message).toContain(`comes after the success of "flaky" (job ${id}), which failed: false ended with`)
+    expect(next.message).toContain(`comes after the success of "flaky" (job ${id}), which failed: sh ended with`)
     expect(next.hint).toContain(`vmspool retry ${id}`)
     expect((await errorOf(b, 'last')).message).toContain('after the success of "next"')
   })

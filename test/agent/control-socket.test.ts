@@ -88,7 +88,8 @@ describe('the control socket', () => {
     ['more fields', ['{"command":"status","full":true,"x":[1,2]}']],
   ])('answers %s', async (_, pieces) => {
     await using dir = await tempDir()
-    await using s = await served(dir.path)
+    // a pause of this process is no silence
+    await using s = await served(dir.path, { quietMs: 60_000, timeoutMs: 60_000 })
     expect(JSON.parse(await talk(s.path, pieces))).toEqual({ status: 'ok', paused: false })
     expect(s.seen).toEqual(['status'])
   })
@@ -152,7 +153,7 @@ describe('the control socket', () => {
 
   test('silent and slow clients hold nobody up, and are cut off', async () => {
     await using dir = await tempDir()
-    await using s = await served(dir.path, { timeoutMs: 400 })
+    await using s = await served(dir.path, { timeoutMs: 1500 })
     const silent = talk(s.path, [])
     const halting = talk(s.path, ['{"command"', 10_000])
     const slow = talk(s.path, ['slow'])

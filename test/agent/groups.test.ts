@@ -40,8 +40,11 @@ describe.concurrent('groups', () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path, { concurrency: { weight: 8, groups: { pair: 2 } } })
     const agent = await b.start()
-    for (const name of ['s1', 's2', 's3']) await drop(b, gate(b, name, 'single'), `${name}.json`)
-    for (const name of ['p1', 'p2', 'p3', 'p4']) await drop(b, gate(b, name, 'pair'), `${name}.json`)
+    // one by one, so that they are accepted in this order
+    for (const name of ['s1', 's2', 's3', 'p1', 'p2', 'p3', 'p4']) {
+      await drop(b, gate(b, name, name.startsWith('s') ? 'single' : 'pair'), `${name}.json`)
+      await until(`${name} is accepted`, () => statusOf(b, name))
+    }
     await runs(b, 's1')
     await runs(b, 'p2')
     // More urgent in order, and of a full group: those behind them run all the same.

@@ -77,12 +77,17 @@ describe.concurrent('an agent', () => {
     await using dir = await tempDir()
     await using b = await bed(dir.path)
     await b.start()
-    await drop(b, commandManifest('again', ['false'], { retry: { max_attempts: 2, delay: 0.2, factor: 2 } }))
-    expect(await endOf(b, 'again')).toMatchObject({ state: 'failed', attempt: 3, epoch: 2 })
-    const retries = await eventsOf(b, 'retrying')
-    const waits = retries.map((e) => Date.parse(e.due as string) - Date.parse(e.at))
+    await drop(b, commandManifest('again', ['false'], { retry: { max_attempts: 2, delay: 0.5, factor: 3 } }))
+    const { id, ...again } = await endOf(b, 'again')
+    expect(again).toMatchObject({ state: 'failed', attempt: 3, epoch: 2 })
+    // the log says it in the moment in which it is decided
+    const log = await readFile(join(b.layout.outputJobs, id, 'log'), 'utf8')
+    const waits = [...log.matchAll(/^(\S+) agent F failed: .* Next attempt at (\S+),/gm)].map(
+      ([, at, due]) => Date.parse(due!) - Date.parse(at!),
+    )
     expect(waits).toHaveLength(2)
-    expect(waits[1]! / waits[0]!).toBeGreaterThan(1.5)
+    expect(waits[1]! - waits[0]!).toBeGreaterThan(500) // 1 s more, but for a pause between the two
+    expect(await eventsOf(b, 'retrying')).toHaveLength(2)
   })
 
   test('ends a job at its timeout, and says that it was that', async () => {
@@ -170,6 +175,7 @@ describe.concurrent('an agent', () => {
     await using b = await bed(dir.path, { drain: { timeout: 0.2 } })
     const agent = await b.start()
     await sleeping(b, 'x')
+    await until('its child runs', () => sleepers(b).length === 1)
     await running(b, 'x')
     expect(await say(b, 'stop')).toEqual({ status: 'ok', message: 'Stopping daemon' })
     expect(await agent.exited).toEqual({ code: 0, signal: null })
@@ -298,25 +304,26 @@ describe.concurrent('an agent', () => {
     })
     expect(metrics).toContain('vmspool_jobs_finished_total{kind="command",outcome="done"} 1')
     expect(metrics).not.toContain((await statusOf(b, 'm'))!.id)
-    await sleeping(b, 'x')
+    // TERM would leave the command and end at once; a drain waits for it
+    await drop(b, commandManifest('x', ['sh', '-c', `until [ -e ${dir.path}/go ]; do sleep 0.05; done`]))
     await running(b, 'x')
-    agent.signal('SIGTERM')
+    expect(await say(b, 'drain')).toMatchObject({ status: 'ok' })
     await until('it is not ready any more', async () => (await get(join(run, 'health.sock'), '/ready')).code === 503)
-    agent.signal('SIGTERM')
-    await agent.exited
+    await writeFile(join(dir.path, 'go'), '')
+    expect(await agent.exited).toEqual({ code: 0, signal: null })
     await expect(readdir(run)).rejects.toThrow('ENOENT')
   })
 
   test('loses its folders, leaves its command to who took the job over, and goes on under a new name', async () => {
     await using dir = await tempDir()
-    await using b = await bed(dir.path, { lease: { timeout: 1 } })
+    await using b = await bed(dir.path, { lease: { timeout: 4 } })
     const agent = await b.start()
     await sleeping(b, 'x', { retry: { max_attempts: 0 } })
     await until('its child runs', () => sleepers(b).length === 1)
     const [before] = sleepers(b)
     // Suspended beyond its lease while another agent takes over, as after a stalled machine.
     agent.signal('SIGSTOP')
-    const other = await b.start({ worker: true, config: { lease: { timeout: 1 } } })
+    const other = await b.start({ worker: true, config: { lease: { timeout: 4 } } })
     await until('the other one has the job', async () => (await statusOf(b, 'x'))?.epoch === 1)
     agent.signal('SIGCONT')
     await until('it noticed', () => agent.output().includes('owner.started'))
