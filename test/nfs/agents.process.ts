@@ -1,20 +1,19 @@
-// On a host of agents: four of them on the shared spool, killed and stopped at random until the server's host calls for calm.
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+// On a host of agents: four of them on the shared spool, killed and stopped at random until the client calls for calm.
+import { type ChildProcess, spawn } from 'node:child_process'
 import { writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
+import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { random } from '../chaos/chaos.ts'
-import { type Blows, CALM, END, exists, INSTANCE, LEASE_MS, reportOf, ROOT, setting } from './place.ts'
+import { type Blows, CALM, END, exists, INSTANCE, reportOf, ROOT, setting, TOLD } from './place.ts'
 
 const next = random(setting('seed') + (hostname() === 'hv-a' ? 1 : 2))
-/** the end of what all of them said */
-let last = ''
-let silent = 0
+const lease_ms = setting('lease')
 const config = '/run/agent.yaml'
 await writeFile(
   config,
   JSON.stringify({
-    lease: { timeout: `${LEASE_MS}ms` },
+    lease: { timeout: `${lease_ms}ms` },
     max_crashes: 10_000,
     retry: { max_attempts: 2, delay: '1s', factor: 1 },
     intake: { raw_keep: '1s', bare_disks: 'off' },
@@ -32,14 +31,27 @@ interface Slot {
   stoppedUntil?: number
 }
 
+const report: Blows = {
+  host: hostname(),
+  kills: 0,
+  stops: 0,
+  told: Object.fromEntries(TOLD.map((t) => [t, 0])),
+  clock: Date.now(),
+}
+/** what the last of them said */
+let last = ''
+
 function start(worker: boolean): Slot {
   const argv = ['agent', INSTANCE, '--root', ROOT, '--config', config, ...(worker ? ['--worker'] : [])]
   const child = spawn('/opt/vmspool/bin/vmspool', argv, { stdio: ['ignore', 'pipe', 'pipe'] })
   const slot: Slot = { child, alive: true, ready: false, worker }
   for (const stream of [child.stdout, child.stderr])
-    stream.on('data', (d: Buffer) => {
-      if (d.toString().includes('agent.ready')) slot.ready = true
-      last = (last + d.toString()).slice(-600)
+    createInterface({ input: stream }).on('line', (line) => {
+      last = line.slice(0, 300)
+      const event = /"event":"([^"]+)"/.exec(line)?.[1]
+      if (event === 'agent.ready') slot.ready = true
+      if (event !== undefined && event in report.told) report.told[event]! += 1
+      if (/"level":"error"/.test(line) || event === undefined) say(line.slice(0, 600))
     })
   child.on('close', () => {
     slot.alive = false
@@ -50,18 +62,14 @@ function start(worker: boolean): Slot {
 const began = performance.now()
 const say = (line: string) =>
   process.stdout.write(`agents: ${Math.round((performance.now() - began) / 1000)} s  ${line}\n`)
-const report: Blows = { host: hostname(), kills: 0, stops: 0, clock: Date.now() }
-const slots = [start(false), start(true), start(true), start(true)]
+const slots: Slot[] = []
 const until = performance.now() + setting('minutes') * 60_000
-while (performance.now() < until && !(await exists(CALM))) {
-  await sleep(10_000) // emulated hosts need their time to start an agent
-  say(
-    `${slots.filter((s) => s.alive).length} of 4 alive, ${report.kills} kills, ${report.stops} stops; ${last.trimEnd().split('\n').at(-1)}`,
-  )
-  if (!slots.some((s) => s.ready) && ++silent % 6 === 0) {
-    const all = execFileSync('ps', ['-eo', 'pid,ppid,stat,wchan:32,time,args'], { encoding: 'utf8' }).split('\n')
-    say(`none is ready:\n${all.filter((l) => l.includes('vmspool')).join('\n')}`)
-  }
+for (let round = 0; performance.now() < until && !(await exists(CALM)); round++) {
+  // One after the other: four that start at once on one processor are all ready late.
+  if (slots.length < setting('agents') && slots.every((s) => s.ready)) slots.push(start(slots.length > 0))
+  await sleep(2000)
+  if (round % 20 === 19)
+    say(`${slots.filter((s) => s.ready).length} ready, ${report.kills} kills, ${report.stops} stops; ${last}`)
   for (const [i, s] of slots.entries()) {
     if (s.stoppedUntil !== undefined && performance.now() > s.stoppedUntil) {
       s.child.kill('SIGCONT')
@@ -70,16 +78,17 @@ while (performance.now() < until && !(await exists(CALM))) {
     if (!s.alive) slots[i] = start(s.worker)
   }
   const victim = slots[Math.floor(next() * slots.length)]!
-  if (!victim.alive || !victim.ready || victim.stoppedUntil !== undefined || next() < 0.4) continue
+  if (!victim.alive || !victim.ready || victim.stoppedUntil !== undefined || next() < 0.75) continue
   if (next() < 0.4) {
     victim.child.kill('SIGSTOP')
-    victim.stoppedUntil = performance.now() + LEASE_MS * 1.6
+    victim.stoppedUntil = performance.now() + lease_ms * 1.6
     report.stops++
   } else {
     victim.child.kill('SIGKILL')
     report.kills++
   }
 }
+say(`calm after ${report.kills} kills and ${report.stops} stops`)
 for (const s of slots) s.child.kill('SIGCONT')
 while (!(await exists(END))) {
   for (const [i, s] of slots.entries()) if (!s.alive) slots[i] = start(s.worker)

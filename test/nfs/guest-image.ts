@@ -1,43 +1,29 @@
-// The disk of the hosts of the NFS soak: Debian with the kernel's NFS server and client, the project and its own Node. One image, booted
-// several times with different roles; what a host writes to it is thrown away.
-import { cp, mkdir, mkdtemp, readFile, readdir, rename, rm, stat, symlink } from 'node:fs/promises'
+// The disk of the hosts of the NFS soak: Debian with the kernel's NFS server and client for user-mode Linux, the built project and its own
+// Node. One image for all roles; what a host writes to it is thrown away.
+import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
+import { build } from 'esbuild'
 import { execa } from 'execa'
 
 const home = resolve(import.meta.dirname, '../..')
+/** of Debian's package user-mode-linux, of the version of its kernel */
+const MODULES = '/usr/lib/uml/modules'
 const PACKAGES = [
-  'linux-image-cloud-amd64',
-  ...[
-    'nfs-kernel-server',
-    'nfs-common',
-    'rpcbind',
-    'kmod',
-    'iproute2',
-    'procps',
-    'perl-base',
-    'libstdc++6',
-    'libatomic1',
-    'gzip',
-  ],
+  ...['nfs-kernel-server', 'nfs-common', 'rpcbind', 'kmod', 'iproute2', 'procps', 'perl-base'],
+  ...['libstdc++6', 'libatomic1', 'gzip'],
 ]
 
-/** @returns a raw ext4 without a partition table, and the kernel that is in it */
-export async function guestImage(dir: string, say: (line: string) => void): Promise<{ disk: string; kernel: string }> {
+/** @returns a raw ext4 without a partition table */
+export async function guestImage(dir: string, say: (line: string) => void): Promise<string> {
   const root = await debian(say)
-  const kernel = join(root, 'boot', (await readdir(join(root, 'boot'))).find((f) => f.startsWith('vmlinuz-'))!)
   const project = join(root, 'opt/vmspool')
   await rm(project, { recursive: true, force: true })
   await mkdir(project, { recursive: true })
-  // What is built starts in half the time, which counts where a processor is emulated; the rig itself runs from its sources.
   say('build')
-  await execa('node', ['scripts/build.ts'], { cwd: home, preferLocal: true })
+  await execa('node', ['scripts/build.ts', '--no-types'], { cwd: home, preferLocal: true })
   for (const part of ['bin', 'dist', 'schemas', 'package.json', 'systemd'])
     await copy(join(home, part), join(project, part))
-  const rig = join(root, 'opt/rig')
-  await rm(rig, { recursive: true, force: true })
-  for (const part of ['src', 'test', 'package.json']) await copy(join(home, part), join(rig, part))
-  await symlink('/opt/vmspool/node_modules', join(rig, 'node_modules'))
   const { packages } = JSON.parse(await readFile(join(home, 'package-lock.json'), 'utf8')) as {
     packages: Record<string, { dev?: boolean; devOptional?: boolean }>
   }
@@ -46,14 +32,30 @@ export async function guestImage(dir: string, say: (line: string) => void): Prom
     if (await stat(join(home, path)).catch(() => undefined)) await copy(join(home, path), join(project, path))
   }
   await copy(join(home, 'node_modules/.bin'), join(project, 'node_modules/.bin'))
+  const rig = join(root, 'opt/rig')
+  await rm(rig, { recursive: true, force: true })
+  await build({
+    entryPoints: ['agents', 'client'].map((role) => join(import.meta.dirname, `${role}.process.ts`)),
+    outdir: rig,
+    bundle: true,
+    format: 'esm',
+    platform: 'node',
+    outExtension: { '.js': '.mjs' },
+    // what is bundled may be CommonJS
+    banner: { js: "import { createRequire } from 'node:module'\nconst require = createRequire(import.meta.url)" },
+  })
+  await cp(join(import.meta.dirname, 'init.sh'), join(rig, 'init.sh'))
+  await rm(join(root, 'usr/lib/modules'), { recursive: true, force: true })
+  await copy(MODULES, join(root, 'usr/lib/modules'))
+  await execa('depmod', ['-b', root, (await readdir(MODULES))[0]!])
   await warm(root)
   const disk = join(dir, 'host.img')
   say('mkfs.ext4: Debian and the project as one disk')
-  await execa('mkfs.ext4', ['-q', '-F', '-d', root, disk, '2600M'])
-  return { disk, kernel }
+  await execa('mkfs.ext4', ['-q', '-F', '-d', root, disk, '2200M'])
+  return disk
 }
 
-/** Compiled code is kept in the image: without it each agent compiles for half a minute. Its mounts end with their namespace. */
+/** Compiled code is kept in the image, so that each start of an agent is shorter. Its mounts end with their namespace. */
 async function warm(root: string): Promise<void> {
   const script = [
     `mount -t devtmpfs dev ${root}/dev`,

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The first process of a host of the NFS soak. The kernel's command line says which one: vs.role=server|agents vs.host=NAME vs.nfs=OPTIONS
-# vs.minutes=N vs.jobs=N vs.seed=N
+# The first process of a host of the NFS soak. The kernel's command line says which one: vs.role=server|agents|client vs.host=NAME
+# vs.net=N (its cable to the server) vs.nfs=OPTIONS vs.ahead=SECONDS (of its clock) vs.minutes=N vs.jobs=N vs.seed=N vs.lease=MS
 export PATH=/opt/vmspool/node_modules/.bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -12,12 +12,15 @@ for word in $(cat /proc/cmdline); do case $word in vs.*) export "VS_$(echo "${wo
 hostname "$VS_host"
 echo "127.0.0.1 localhost $VS_host" >/etc/hosts
 ip link set lo up
-for m in virtio_pci virtio_net nfsv3 nfsv4; do modprobe $m || echo "init: modprobe $m failed"; done
+[ -n "$VS_ahead" ] && date -s "@$(($(date +%s) + VS_ahead))" >/dev/null
+modprobe -a nfsv3 nfsv4
 mkdir -p /run/rpcbind /mnt/spool
+rpcbind -w
+rpc.statd --no-notify
 
 if [ "$VS_role" = server ]; then
   n=1
-  for card in $(ls /sys/class/net | grep -v lo); do
+  for card in $(ls /sys/class/net | grep vec | sort); do
     ip addr add 10.99.$n.1/24 dev "$card"
     ip link set "$card" up
     n=$((n + 1))
@@ -28,32 +31,35 @@ if [ "$VS_role" = server ]; then
   echo 10 >/proc/fs/nfsd/nfsv4gracetime
   echo 10 >/proc/fs/nfsd/nfsv4leasetime
   echo '/srv/nfs *(rw,sync,no_root_squash,no_subtree_check,fsid=0)' >/etc/exports
-  rpcbind -w
-  rpc.statd --no-notify
   nfsdcld 2>/dev/null
   exportfs -ra
   rpc.mountd
-  rpc.nfsd 8 || echo 'init: rpc.nfsd failed'
-  address=127.0.0.1
-else
-  card=$(ls /sys/class/net | grep -v lo | head -1)
-  ip addr add "10.99.$VS_net.2/24" dev "$card"
-  ip link set "$card" up
-  rpcbind -w
-  rpc.statd --no-notify
-  address=10.99.$VS_net.1
+  rpc.nfsd 8 && echo 'init: serving'
+  while :; do
+    if [ -e /srv/nfs/restart ]; then
+      echo 'init: the NFS server is stopped'
+      rpc.nfsd 0
+      sleep 5
+      rm -f /srv/nfs/restart
+      rpc.nfsd 8 && echo 'init: the NFS server is back'
+    fi
+    sleep 1
+  done
 fi
+
+ip addr add "10.99.$VS_net.2/24" dev vec0
+ip link set vec0 up
 path=/
 case $VS_nfs in *vers=3*) path=/srv/nfs ;; esac
 n=0
-until mount -t nfs -o "$VS_nfs" "$address:$path" /mnt/spool 2>/run/mount.log; do
+until mount -t nfs -o "$VS_nfs" "10.99.$VS_net.1:$path" /mnt/spool 2>/run/mount.log; do
   n=$((n + 1))
   [ $n -gt 300 ] && { cat /run/mount.log; break; }
   sleep 1
 done
-grep /mnt/spool /proc/mounts
+echo "init: $(grep /mnt/spool /proc/mounts)"
 date -u +'init: it is %FT%TZ here'
-cd /tmp && node "/opt/rig/test/nfs/$VS_role.process.ts"
+cd /tmp && node "/opt/rig/$VS_role.process.mjs"
 echo "init: ended with $?"
 sync
 echo o >/proc/sysrq-trigger

@@ -65,6 +65,8 @@ export const forSoak = {
   guestfish: 'guestfish',
   supermin: 'supermin',
   depmod: 'kmod',
+  // Linux kernels as processes: the hosts of the NFS soak
+  'linux.uml': 'user-mode-linux',
 }
 export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq', sqlite3: 'sqlite3', 'mkfs.xfs': 'xfsprogs' }
 

@@ -1,20 +1,33 @@
-// On the file server's host: drops the jobs through a mount of its own, restarts the server in the middle, audits at the end.
-import { execFileSync, spawnSync } from 'node:child_process'
+// On the client's host: drops the jobs, has the file server restarted in the middle, audits at the end.
+import { spawnSync } from 'node:child_process'
 import { readFile, writeFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { audit, drop, emptyReport, random } from '../chaos/chaos.ts'
-import { type Blows, CALM, END, endedCount, exists, INSTANCE, layout, reportOf, ROOT, setting } from './place.ts'
+import {
+  type Blows,
+  CALM,
+  END,
+  endedCount,
+  exists,
+  INSTANCE,
+  layout,
+  reportOf,
+  RESTART,
+  ROOT,
+  setting,
+  TOLD,
+} from './place.ts'
 
 const jobs = setting('jobs')
 const next = random(setting('seed'))
 const hosts = ['hv-a', 'hv-b']
 const began = performance.now()
 const say = (line: string) =>
-  process.stdout.write(`server: ${Math.round((performance.now() - began) / 1000)} s  ${line}\n`)
+  process.stdout.write(`client: ${Math.round((performance.now() - began) / 1000)} s  ${line}\n`)
 
 await eventually(
   'the agents have made the spool',
-  300,
+  600,
   async () => (await exists(layout.queue)) && (await exists(layout.output)),
 )
 const expected = new Map<string, 'done' | 'failed'>()
@@ -39,28 +52,24 @@ for (let i = 0; i < jobs; i++) {
 say(`${jobs} jobs dropped`)
 
 const deadline = performance.now() + setting('minutes') * 60_000
-let restarted = false
-let shown = -1
+let restart: 'no' | 'asked' | 'done' = 'no'
+let shown = 0
 let ended = 0
 while (performance.now() < deadline) {
   ended = await endedCount()
-  if (Math.floor(ended / 100) !== shown) {
-    shown = Math.floor(ended / 100)
+  if (ended >= shown + 50) {
+    shown = ended
     say(`${ended} ended`)
   }
-  if (!restarted && ended > jobs / 3) {
-    restarted = true
-    say('the NFS server is stopped')
-    execFileSync('rpc.nfsd', ['0'])
-    await sleep(5000)
-    execFileSync('rpc.nfsd', ['8'])
-    say('the NFS server is back')
-  }
-  if (ended >= jobs) break
+  if (restart === 'no' && ended > jobs / 3) {
+    await writeFile(RESTART, '')
+    restart = 'asked'
+  } else if (restart === 'asked' && !(await exists(RESTART))) restart = 'done'
+  if (ended >= jobs && restart === 'done') break
   await sleep(1000)
 }
 await writeFile(CALM, '')
-say('calm')
+say(`calm, ${ended} ended`)
 await eventually('all jobs have ended', 900, async () => (await endedCount()) >= jobs).catch((e) => say(String(e)))
 await writeFile(END, '')
 for (const host of hosts) await eventually(`${host} has reported`, 180, () => exists(reportOf(host)))
@@ -77,17 +86,22 @@ report.fsck = fsck.stdout + fsck.stderr
 report.kills = blows.reduce((n, b) => n + b.kills, 0)
 report.stops = blows.reduce((n, b) => n + b.stops, 0)
 report.duration_ms = performance.now() - began
-// Which host ran what: the log of a job that asked for one must name it.
+const told = Object.fromEntries(TOLD.map((t) => [t, blows.reduce((n, b) => n + (b.told[t] ?? 0), 0)]))
+// Which host ran what: a job that asked for one prints its name into the job's log.
 const wrongHost: string[] = []
 for (const [i, label] of [...expected.keys()].entries()) {
   if (i % 10 !== 0) continue
-  const status = JSON.parse(await readFile(`${layout.output}/${label}.status.json`, 'utf8')) as { owner?: string }
+  const { id } = JSON.parse(await readFile(`${layout.output}/${label}.status.json`, 'utf8')) as { id: string }
+  const log = await readFile(`${layout.outputJobs}/${id}/log`, 'utf8').catch(String)
+  const ran = new Set(log.match(/\bhv-[ab]$/gm))
   const host = hosts[(i / 10) % 2]!
-  if (status.owner !== undefined && !status.owner.startsWith(`${host}.`))
-    wrongHost.push(`${label} ran on ${status.owner}, not on ${host}`)
+  if (ran.size !== 1 || !ran.has(host))
+    wrongHost.push(`${label} ran on ${[...ran].join(' and ')}, not on ${host}: ${log}`)
 }
 const skew = blows.map((b) => `${b.host} ${Math.round((b.clock - Date.now()) / 60_000)} min`)
-process.stdout.write(`REPORT ${JSON.stringify({ ...report, wrongHost, restarted, skew })}\n`)
+process.stdout.write(
+  `REPORT ${JSON.stringify({ ...report, wrongHost, asked: Math.ceil(jobs / 10), told, restarted: restart === 'done', skew })}\n`,
+)
 
 async function eventually(what: string, seconds: number, f: () => Promise<boolean>): Promise<void> {
   for (let n = 0; n < seconds; n++) {
