@@ -8,6 +8,7 @@ import {
   makePlan,
   openSpool,
   publishCommitted,
+  requireOwnSpool,
   rotateEvents,
   type Spool,
   startOwner,
@@ -64,6 +65,7 @@ export async function runAgent(o: AgentOptions): Promise<number> {
   const log = createLogger({ level: config.log.level, base: { instance: o.instance, pid: process.pid } })
   for (const w of warnings) log.warn('config.warning', { path: w.path, message: w.message })
   const layout = layoutOf({ root: config.root, instance: o.instance, queue: config.queue, output: config.output })
+  requireOwnSpool(layout, 'This agent would run')
   const spool = await openSpool({
     layout,
     create: true,

@@ -142,16 +142,21 @@ function stuckLoop(a: Agent, ms: number, now: number): { name: string; ms: numbe
   return undefined
 }
 
-/** One line: what runs, what waits, and why nothing is begun when nothing is. */
+/** One line: what runs, what waits, what is to run later; and why nothing is begun, or no VM job gets on, when that is so. */
 function statusLine(
   a: Agent,
   phase: string,
   t: { disk?: { what: string; for_ms: number }; stuck?: { name: string; ms: number } } = {},
 ): string {
   const parts = [`${a.running.size} running, ${a.plan?.size ?? 0} waiting`]
+  const later = a.held.timed.length + a.held.waiting.length
+  if (later > 0) parts[0] += `, ${later} for later`
   if (phase === 'starting') parts[0] = 'starting'
   const held = heldBecause(a)
   if (held !== undefined) parts.push(`held: ${held}`)
+  const libvirt = a.vms.opened()?.link.health()
+  if (libvirt && libvirt.state !== 'connected' && libvirt.failures > 0)
+    parts.push(`VM jobs wait for libvirt since ${libvirt.since}${libvirt.reason ? `: ${libvirt.reason}` : ''}`)
   if (t.disk) parts.push(`waits for the file system (${t.disk.what})`)
   if (t.stuck) parts.push(`the loop "${t.stuck.name}" hangs`)
   const failing = a.loops.filter((l) => l.failures > 0)

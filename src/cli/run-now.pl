@@ -57,6 +57,8 @@ for my $dir ('/etc/vmspool', $home ? "$home/vmspool" : ()) {
   -e "$dir/$_" and node() for 'agent.yaml', "agent\@$o{instance}.yaml";
 }
 
+node() if $> == 0 && (stat "$o{root}/$o{instance}/jobs")[4]; # of another user: spool/belongs.ts
+
 # ---- who and when
 
 sub slurp { local $/; open my $f, '<', $_[0] or node(); <$f> // '' }

@@ -3,6 +3,7 @@ import { liveAgent, pause } from '../client/liveness.ts'
 import type { Place } from '../client/place.ts'
 import { acceptedJob, type Submission } from '../client/submit.ts'
 import type { JobStatus } from '../spool/index.ts'
+import { startCommand } from '../spool/start-command.ts'
 import { type Column, type Format, plain, printRows, say } from './output.ts'
 import { statePaint } from './progress.ts'
 import { type WaitFlags, outcomeCode, waitForAll } from './waiting.ts'
@@ -71,7 +72,7 @@ async function accepted(place: Place, submissions: readonly Submission[]): Promi
   const agent = await liveAgent(place, place.config.lease.timeout)
   if (agent === undefined) {
     say(
-      `No agent of "${place.instance}" is alive. What was dropped waits in ${place.layout.queue} until one runs: vmspool agent ${place.instance} --root ${place.layout.root}`,
+      `No agent of "${place.instance}" is alive. What was dropped waits in ${place.layout.queue} until one runs: ${startCommand(place.layout)}`,
     )
     return rows
   }

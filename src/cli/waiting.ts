@@ -5,6 +5,7 @@ import type { Place } from '../client/place.ts'
 import type { Submission } from '../client/submit.ts'
 import { defaultAgentGraceMs, waitForJob } from '../client/wait.ts'
 import type { JobStatus } from '../spool/index.ts'
+import { startCommand } from '../spool/start-command.ts'
 import { exitCodes } from './errors.ts'
 import { progressView } from './progress.ts'
 import { duration, parseDuration } from './units.ts'
@@ -121,7 +122,7 @@ function agentsText(place: Place, state: 'gone' | 'back', graceMs: number): stri
   const until = Number.isFinite(graceMs)
     ? `Waiting ${duration(graceMs)} for one to come back`
     : 'Waiting for one to come back'
-  return `No agent of "${place.instance}" is alive. ${until}; start one with: vmspool agent ${place.instance} --root ${place.layout.root}`
+  return `No agent of "${place.instance}" is alive. ${until}; start one with: ${startCommand(place.layout)}`
 }
 
 /** Ctrl-C ends the wait, not the job; a second one ends the program at once. */

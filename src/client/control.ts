@@ -6,6 +6,7 @@
 import { readlink } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { isAbsolute, join } from 'node:path'
+import { startCommand } from '../spool/start-command.ts'
 import { ClientError } from './errors.ts'
 import type { Place } from './place.ts'
 
@@ -28,7 +29,7 @@ async function socketPath(place: Place): Promise<string> {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
       throw new ClientError(
         69,
-        `No agent of the instance "${place.instance}" has run here: ${link} does not exist. Start one with: vmspool agent ${place.instance} --root ${place.layout.root}`,
+        `No agent of the instance "${place.instance}" has run here: ${link} does not exist. Start one with: ${startCommand(place.layout)}`,
         { cause: error },
       )
     }
@@ -91,7 +92,7 @@ function connectError(place: Place, path: string, error: NodeJS.ErrnoException):
     return new ClientError(
       69,
       `No agent of the instance "${place.instance}" is listening on this host (${path}: ${error.code}). ` +
-        `Start one with: vmspool agent ${place.instance} --root ${place.layout.root}`,
+        `Start one with: ${startCommand(place.layout)}`,
       { cause: error },
     )
   }

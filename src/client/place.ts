@@ -4,6 +4,7 @@ import type { Config } from '../config/index.ts'
 import { quickPlaces } from '../config/quick.ts'
 import { layoutOf, type Layout } from '../spool/layout.ts'
 import { makeSpool, type Spool } from '../spool/spool.ts'
+import { startCommand } from '../spool/start-command.ts'
 import { ClientError } from './errors.ts'
 
 /** Which spool. Everything left out comes from the environment and the configuration files, as for an agent. */
@@ -68,7 +69,7 @@ export async function requireSpool(place: View, need: 'read' | 'submit'): Promis
       throw new ClientError(
         73,
         `There is no spool "${place.instance}" below ${l.root}: ${path} does not exist. Start its agent once ` +
-          `(vmspool agent ${place.instance} --root ${l.root}), start a command (vmspool run), or name another spool with --instance and --root.`,
+          `(${startCommand(l)}), start a command (vmspool run), or name another spool with --instance and --root.`,
         { cause: error },
       )
     }

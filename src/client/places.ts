@@ -1,6 +1,6 @@
 /**
  * The spools that views look into: the one that the configuration names, and the user's own, where `vmspool run` puts his commands. They
- * are one for root, for users without a spool of the host, and when a spool was named.
+ * are one for root where the host's spool is root's, for users without a spool of the host, and when a spool was named.
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
@@ -21,8 +21,8 @@ export async function places(o: SpoolPlace = {}): Promise<Place[]> {
 
 async function ownOf<T extends View>(o: SpoolPlace, at: (o: SpoolPlace) => Promise<T>): Promise<T[]> {
   if (o.root !== undefined || process.env.VMSPOOL_ROOT) return []
-  const root = ownRoot()
   const instance = o.instance ?? (process.env.VMSPOOL_INSTANCE || defaultInstance)
+  const root = ownRoot(instance)
   return existsSync(join(root, instance, 'output')) ? [await at({ ...o, root })] : []
 }
 

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { ownerBesideRoot } from '../spool/belongs.ts'
 import { type Layout, layoutOf } from '../spool/layout.ts'
 import type { SpoolPlace } from './place.ts'
 
@@ -21,22 +22,22 @@ const systemRoot = '/var/lib/vmspool'
 /** Variables that say nothing about a job without an agent. */
 const noSetting = /^VMSPOOL_(?:INSTANCE|ROOT|DEBUG|HOME|JOB|NAME|EPOCH|GROUP|OWNER|TEST_.*|RUNTIME_DIR|HISTORY_PATH)$/
 
-/** A user's own spools, where he needs nobody's permission. */
-export function ownRoot(env: NodeJS.ProcessEnv = process.env): string {
-  if (process.getuid?.() === 0) return systemRoot
+/** A user's own spools, where he needs nobody's permission. Root's are the host's, unless that one belongs to the user of a service. */
+export function ownRoot(instance: string, env: NodeJS.ProcessEnv = process.env, ofHost = systemRoot): string {
+  if (process.getuid?.() === 0 && ownerBesideRoot(layoutOf({ root: ofHost, instance })) === undefined) return ofHost
   const home = env.HOME || homedir()
   return join(env.XDG_DATA_HOME || join(home, '.local', 'share'), 'vmspool')
 }
 
 /**
- * `--root`, else VMSPOOL_ROOT, else what the user's own configuration says (root's: the host's), else /var/lib/vmspool for root and
- * $XDG_DATA_HOME/vmspool for users. Touches nothing.
+ * `--root`, else VMSPOOL_ROOT, else what the user's own configuration says (root's: the host's), else /var/lib/vmspool for root, where that
+ * is not a service's, and $XDG_DATA_HOME/vmspool for users. Touches nothing.
  * @throws ConfigError 78
  */
 export async function runPlace(o: SpoolPlace = {}): Promise<RunPlace> {
   const { env } = process
   const instance = o.instance ?? (env.VMSPOOL_INSTANCE || 'default')
-  const root = o.root === undefined ? env.VMSPOOL_ROOT || ownRoot(env) : resolve(o.root)
+  const root = o.root === undefined ? env.VMSPOOL_ROOT || ownRoot(instance, env) : resolve(o.root)
   const plain = root.startsWith('/') && /^[A-Za-z0-9_][\w.:-]{0,63}$/.test(instance)
   if (plain && o.config === undefined && !isConfigured(instance, env))
     return { layout: layoutOf({ root: resolve(root), instance }), ...runDefaults }
@@ -44,10 +45,10 @@ export async function runPlace(o: SpoolPlace = {}): Promise<RunPlace> {
   const { config, origin } = loadConfig({ instance, root: o.root, configFile: o.config, env })
   // What the host's configuration says is meant for the host's agents, whose spool is not a user's.
   const hosts = (key: string): boolean =>
-    process.getuid?.() !== 0 && /^(default|\/etc\/)/.test(origin[key] ?? 'default')
+    ownRoot(instance, env) !== systemRoot && /^(default|\/etc\/)/.test(origin[key] ?? 'default')
   const own = hosts('root')
   const layout = layoutOf({
-    root: own ? ownRoot(env) : config.root,
+    root: own ? ownRoot(instance, env) : config.root,
     instance: config.instance,
     queue: own && hosts('queue') ? undefined : config.queue,
     output: own && hosts('output') ? undefined : config.output,

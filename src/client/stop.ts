@@ -5,6 +5,7 @@ import { shimState, type ShimState, stopShim } from '../process/index.ts'
 import { readRecord } from '../spool/record.ts'
 import { runFolder, settleStarted } from '../spool/settle.ts'
 import { directFile } from '../spool/started.ts'
+import { startCommand } from '../spool/start-command.ts'
 import { parseJobName } from '../spool/names.ts'
 import { askToCancel, userName } from './cancel.ts'
 import { ClientError } from './errors.ts'
@@ -127,7 +128,7 @@ async function stopOfAgent(place: Place, status: JobStatus, o: StopOptions): Pro
 }
 
 async function withoutAgent(place: Place, status: JobStatus, o: StopOptions): Promise<Stopped> {
-  const request = `No agent of "${place.instance}" is alive. The request stays in ${place.layout.control}, and job ${status.id} becomes cancelled when one runs: vmspool agent ${place.instance} --root ${place.layout.root}`
+  const request = `No agent of "${place.instance}" is alive. The request stays in ${place.layout.control}, and job ${status.id} becomes cancelled when one runs: ${startCommand(place.layout)}`
   let killed = false
   let ended = false
   const work = join(place.layout.work, status.id)

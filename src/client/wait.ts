@@ -1,4 +1,5 @@
 /** Waiting for a job to end, without a fixed timeout and without silence. */
+import { startCommand } from '../spool/start-command.ts'
 import { watchAgents, pause } from './liveness.ts'
 import { ClientError } from './errors.ts'
 import type { Place } from './place.ts'
@@ -72,7 +73,7 @@ export async function waitForJob(place: Place, job: string | Submission, o: Wait
       throw new ClientError(
         69,
         `${label()} was not finished, and no agent of "${place.instance}" has been alive for ${Math.round(grace / 1000)} s. ` +
-          `It stays in the spool and is worked on as soon as an agent runs: vmspool agent ${place.instance} --root ${place.layout.root}`,
+          `It stays in the spool and is worked on as soon as an agent runs: ${startCommand(place.layout)}`,
       )
     }
     if (o.timeoutMs !== undefined && now - start >= o.timeoutMs) {

@@ -30,6 +30,7 @@ export {
 } from './attempt.ts'
 export { existingJobs } from './children.ts'
 export { commit } from './commit.ts'
+export { requireOwnSpool } from './belongs.ts'
 export { cancelRequests, isPaused, processCancels, requestCancel, setPaused } from './control.ts'
 export { drop } from './drop.ts'
 export { errno } from './errors.ts'

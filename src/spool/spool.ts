@@ -1,12 +1,13 @@
 /** One opened spool: where it lies, the world it runs in (file system, clocks, chance), and who we are in it. */
 import { constants } from 'node:fs'
-import { access, mkdir, stat, statfs } from 'node:fs/promises'
+import { access, chown, mkdir, stat, statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { errno, SpoolError } from './errors.ts'
 import { nodeFs, type SpoolFs } from './fs.ts'
 import type { Layout } from './layout.ts'
 import { ulidMaker } from './names.ts'
 import { isNetworkType } from '../process/network-fs.ts'
+import { startCommand } from './start-command.ts'
 import { groupSync } from './sync.ts'
 
 export interface SpoolClock {
@@ -174,7 +175,13 @@ export async function openSpool(o: SpoolOptions & { create?: boolean }): Promise
 async function create(l: Layout): Promise<void> {
   for (const [dir, mode] of spoolFolders(l)) {
     try {
-      await mkdir(dir, { recursive: true, mode: 0o755 })
+      const first = await mkdir(dir, { recursive: true, mode: 0o755 })
+      // One that root adds to a spool of others is theirs.
+      if (first !== undefined && process.geteuid?.() === 0) {
+        const above = await stat(dirname(first))
+        if (above.uid !== 0)
+          for (let made = dir; made !== dirname(first); made = dirname(made)) await chown(made, above.uid, above.gid)
+      }
       // mkdir's mode is cut by the umask; a folder that was there keeps the mode its administrator chose.
       // One that hands its group on (setgid) was made by an installation; the unit could not set that bit again.
       const made = await stat(dir)
@@ -222,7 +229,7 @@ function unusable(dir: string, l: Layout, error: unknown): SpoolError {
   if (code === 'ENOENT' || code === 'ENOTDIR') {
     return new SpoolError(
       `There is no spool "${l.instance}" below ${l.root}: ${dir} is missing. Start its agent once ` +
-        `(vmspool agent ${l.instance} --root ${l.root}), or name another spool with --instance and --root.`,
+        `(${startCommand(l)}), or name another spool with --instance and --root.`,
       73,
       { cause: error },
     )

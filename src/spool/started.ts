@@ -7,6 +7,7 @@
 import { closeSync, fsyncSync, mkdirSync, openSync, readSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { clipWords } from '../text/words.ts'
+import { requireOwnSpool } from './belongs.ts'
 import { errno, SpoolError } from './errors.ts'
 import type { Layout } from './layout.ts'
 import { jobName, keyOf, ulidMaker } from './names.ts'
@@ -50,9 +51,10 @@ export function directFile(id: string, name: string): string {
 /**
  * Writes the record of a job that is about to start. When this returns its process may be started, and nobody takes it for a job of an
  * agent.
- * @throws SpoolError 73 when the spool has no such folders (see openSpool's `create`), 77 when it may not be written
+ * @throws SpoolError 73 when the spool has no such folders (see openSpool's `create`), 77 when it may not be written, or root would write in another user's
  */
 export function createDirect(l: Layout, n: NewDirect): Direct {
+  requireOwnSpool(l, 'A command would run', 'Choose a spool of your own with --root.')
   const id = newId()
   const at = new Date().toISOString()
   const file = directFile(id, n.name)

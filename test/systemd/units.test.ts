@@ -35,7 +35,17 @@ describe('what systemd is told', () => {
   /** Of an agent only what is looked at. */
   function agent(): Agent {
     const log = { debug() {}, info() {}, warn() {}, error() {} }
-    return { running: new Map(), loops: [], log, plan: { size: 3 }, spool: { layout: { instance: 'i' } } } as never
+    const held = { timed: [], waiting: [] }
+    const vms = { opened: () => undefined }
+    return {
+      running: new Map(),
+      loops: [],
+      log,
+      plan: { size: 3 },
+      held,
+      vms,
+      spool: { layout: { instance: 'i' } },
+    } as never
   }
   const quick = { NOTIFY_FD: '9', WATCHDOG_USEC: '200000' }
 
@@ -88,6 +98,22 @@ describe('what systemd is told', () => {
     } finally {
       m.ended()
     }
+  })
+
+  test('the status line counts what is for later, and says that libvirt is away', () => {
+    const a = agent()
+    a.held.timed = ['a']
+    a.held.waiting = ['b']
+    const reason = 'its socket cannot be opened'
+    const link = { health: () => ({ state: 'open', since: '2026-01-01T00:00:00Z', failures: 5, reason }) }
+    a.vms.opened = () => ({ link }) as never
+    const sent: string[] = []
+    const m = tellManager(a, { env: { NOTIFY_FD: '9' }, send: (t) => sent.push(t) > 0 })
+    m.ready()
+    m.ended()
+    expect(sent.join('\n')).toContain(
+      'STATUS=0 running, 3 waiting, 2 for later; VM jobs wait for libvirt since 2026-01-01T00:00:00Z: its socket cannot be opened\n',
+    )
   })
 
   test('ready, reloading, draining with more time, and the end, in this order', async () => {

@@ -173,8 +173,14 @@ async function importTasks(path: string | undefined, o: Options): Promise<void> 
   const { importGhost } = await import('../../history/import.ts')
   const { runPlace } = await import('../../client/run-place.ts')
   const { openSpool } = await import('../../spool/spool.ts')
+  const { requireOwnSpool } = await import('../../spool/belongs.ts')
   const database = ghostDatabase(path)
   const { layout } = await runPlace(o)
+  requireOwnSpool(
+    layout,
+    'Tasks would be imported',
+    'Choose a spool of your own with --root, or do it as that user (runuser).',
+  )
   const spool = await openSpool({ layout, create: true })
   const done = await importGhost(spool, database)
   if (o.output !== 'table') return printValue(o.output as 'json' | 'yaml', { database, ...done })

@@ -2,6 +2,7 @@
 import { access, constants, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Place } from '../../client/place.ts'
+import { startCommand } from '../../spool/start-command.ts'
 import { checkMount, checkReflink, checkServerClock, checkSpace, device } from './mounts.ts'
 import { checkShared } from './shared.ts'
 import { codeOf, type Finding, fail, note, ok, warn } from './types.ts'
@@ -49,7 +50,7 @@ async function presence(place: Place): Promise<Finding> {
         return note(
           'spool',
           `There is no spool "${place.instance}" yet: ${path} does not exist.`,
-          `Its agent makes it: vmspool agent ${place.instance} --root ${l.root}`,
+          `Its agent makes it: ${startCommand(l)}`,
         )
       }
       mayNot.push(`${what}: ${code}`)
@@ -83,7 +84,7 @@ async function oneFilesystem(place: Place): Promise<Finding | undefined> {
 async function agents(place: Place): Promise<Finding> {
   const { agentsOf } = await import('../../client/agents.ts')
   const seen = await agentsOf(place)
-  const start = `vmspool agent ${place.instance} --root ${place.layout.root}`
+  const start = startCommand(place.layout)
   const alive = seen.filter((a) => a.state !== 'dead')
   if (alive.length === 0) {
     const waiting = await countOf(place.layout.queue)

@@ -2,6 +2,7 @@ import { hostname } from 'node:os'
 import { Command } from 'commander'
 import type { Place } from '../../client/place.ts'
 import type { VmViews } from '../../client/vms.ts'
+import { startCommand } from '../../spool/start-command.ts'
 import { CliError, exitCodes, explain } from '../errors.ts'
 import { type Column, type Format, formatOption, printRows, say } from '../output.ts'
 import { type SpoolOptions, spoolOptions } from '../spool-options.ts'
@@ -61,7 +62,7 @@ async function run(o: Options): Promise<void> {
   })
   if (o.output !== 'table') return
   if (reports.length === 0)
-    say(`No agent has looked at the VMs in ${dir} yet. It does when it runs: vmspool agent ${place.instance}`)
+    say(`No agent has looked at the VMs in ${dir} yet. It does when it runs: ${startCommand(place.layout)}`)
   for (const r of reports) say(`Seen by the agent on ${r.host}, ${age(r.seen_at ?? r.at)} ago.`)
   if (rows.length > 0 && !o.yes) say('To remove them: vmspool vm gc --yes')
 }
