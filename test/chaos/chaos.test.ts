@@ -10,7 +10,7 @@ test('agents killed and stopped at random lose nothing and commit nothing twice'
     lease_ms: 1500,
     every_ms: 400,
     chaos_ms: 20_000,
-    settle_ms: 120_000,
+    settle_ms: 400_000,
     seed: 1,
   })
   console.log(summary(report))

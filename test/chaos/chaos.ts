@@ -120,7 +120,9 @@ export async function chaos(o: ChaosOptions): Promise<ChaosReport> {
       if (!s.agent.alive()) s.agent = await b.start({ worker: s.worker, wait: false })
     }
     const victim = slots[Math.floor(next() * slots.length)]!
-    if (victim.stoppedUntil === undefined && next() < 0.4) {
+    // whatever chance brings, and however soon all jobs are done: the first blow is a stop, the second a kill
+    const stops = report.stops === 0 || (report.kills > 0 && next() < 0.4)
+    if (victim.stoppedUntil === undefined && stops) {
       victim.agent.signal('SIGSTOP')
       victim.stoppedUntil = performance.now() + o.lease_ms * 1.6
       report.stops++

@@ -16,6 +16,8 @@ export interface HyperexportOptions {
   timeoutMs: number
   /** a revision that checks `source` for nil before it reads the VM's name; the released one crashes there */
   nilCheck?: boolean
+  /** what nobody will answer any more need not be waited for: the client then ends as it does when its time is over */
+  hopeless?(): Promise<boolean>
 }
 
 /** The fields that the Go program reads. */
@@ -112,12 +114,14 @@ export async function hyperexport(o: HyperexportOptions): Promise<PipelineResult
     const next = started + tick * o.pollMs
     if (next - started > o.timeoutMs) return fail(`daemon processing timeout after ${o.timeoutMs / 60_000}m`)
     await sleep(Math.max(0, next - performance.now()))
+    const hopeless = await o.hopeless?.()
     if (await exists(image)) {
       const seconds = ((performance.now() - started) / 1000).toFixed(1)
       return { success: true, outputPath: image, output: [`Daemon processed VM in ${seconds}s`] }
     }
     const text = await readFile(errorFile, 'utf8').catch(() => undefined)
     if (text !== undefined) return fail(`daemon processing failed: ${text}`)
+    if (hopeless) return fail(`daemon processing timeout after ${o.timeoutMs / 60_000}m`)
   }
 }
 

@@ -341,7 +341,10 @@ describe.concurrent('a batch', () => {
     await using b = await bed(dir.path, { lease: { timeout: '1s' }, max_crashes: 100 })
     const log = join(dir.path, 'log')
     const ids = Array.from({ length: 24 }, (_, i) => `v${i}`)
-    const vms = ids.map((id) => program(id, `echo ${id} >> ${log}; sleep 0.1`))
+    // the last ones wait until there were kills enough
+    const go = join(dir.path, 'go')
+    const wait = (i: number) => (i < 20 ? 'sleep 0.1' : `until test -e ${go}; do sleep 0.05; done`)
+    const vms = ids.map((id, i) => program(id, `echo ${id} >> ${log}; ${wait(i)}`))
     await b.start()
     await drop(b, batch('kills', vms, { parallel_limit: 6 }))
     let killed = 0
@@ -355,6 +358,7 @@ describe.concurrent('a batch', () => {
         victims.add(victim.pid)
         await victim.kill()
         killed += 1
+        if (killed === 5) await writeFile(go, '')
         if (b.agents.filter((a) => a.alive()).length < 2) await b.start({ worker: killed % 2 === 0 })
       }
       await new Promise((r) => setTimeout(r, 20))

@@ -8,6 +8,7 @@ import { holds, makeDisk } from '../support/disks.ts'
 import { artifactManifest } from '../support/manifests.ts'
 import { answerFiles, drop, endOf, eventsOf, readJson } from '../support/results.ts'
 import { tempDir } from '../support/temp.ts'
+import { until } from '../support/wait.ts'
 
 const sha256 = async (file: string) =>
   createHash('sha256')
@@ -84,7 +85,11 @@ describe.concurrent('a manifest becomes verified disks', () => {
       pipeline: { success: true },
       summary: { input_disks: 2, output_disks: 2 },
     })
-    const order = (await eventsOf(b)).filter((e) => e.job === status.id).map((e) => e.event)
+    // that it ended is told a moment after its answer is there
+    const order = await until('its end is told', async () => {
+      const told = (await eventsOf(b)).filter((e) => e.job === status.id).map((e) => e.event)
+      return told.includes('finished') ? told : undefined
+    })
     expect(order[0]).toBe('accepted')
     expect(order.indexOf('started')).toBeGreaterThan(0)
     expect(order.at(-1)).toBe('finished')

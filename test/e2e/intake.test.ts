@@ -17,7 +17,7 @@ const hello = ['sh', '-c', 'exit 0']
 describe.concurrent('intake', () => {
   test('JSON and YAML, in one piece and in many', async () => {
     await using dir = await tempDir()
-    await using b = await bed(dir.path, { intake: { yaml_quiet: '3s' } })
+    await using b = await bed(dir.path, { intake: { yaml_quiet: '10s' } })
     await b.start()
     await drop(b, stringify(commandManifest('from-yaml', hello)), 'a.yaml')
     await drop(b, stringify(commandManifest('from-yml', hello)), 'b.yml')
@@ -73,7 +73,7 @@ describe.concurrent('intake', () => {
 
   test('a writer that kept its file open and writes a second manifest into it has made a second drop', async () => {
     await using dir = await tempDir()
-    await using b = await bed(dir.path, { intake: { raw_keep: '2s' } })
+    await using b = await bed(dir.path, { intake: { raw_keep: '8s' } })
     await b.start()
     await using file = await open(join(b.layout.queue, 'kept-open.json'), 'w')
     await file.write(JSON.stringify(commandManifest('one', hello)))
@@ -175,7 +175,7 @@ describe.concurrent('intake', () => {
     timeout: 600_000,
   }, async () => {
     await using dir = await tempDir()
-    await using b = await bed(dir.path, { intake: { file_stable_timeout: '1s' }, retry: { max_attempts: 0 } })
+    await using b = await bed(dir.path, { intake: { file_stable_timeout: '8s' }, retry: { max_attempts: 0 } })
     await b.start()
     const lone = await makeDisk(dir.path, 'lone', { size_mib: 4 })
     const named = await makeDisk(dir.path, 'named', { size_mib: 4 })
