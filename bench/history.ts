@@ -1,6 +1,6 @@
 // The history: how long a list takes with more and more finished jobs, and how fast the index is made. A part of `npm run bench:process`;
 // by itself: `node bench/history.ts [--quick]`. Run by hand; fails nothing.
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,18 +9,26 @@ import { withIndex } from '../src/client/history-work.ts'
 import { columns } from '../src/history/job-row.ts'
 import type { Layout } from '../src/spool/layout.ts'
 import { makeSpool } from '../src/spool/spool.ts'
-import { vmspool } from '../test/support/agent.ts'
 import { idOf, jobOf, makeJob, makeLayout } from '../test/support/finished-jobs.ts'
 import { machine, memoryMiB, percentile, settle, table } from './measure.ts'
+import { installed, timeInTurn } from './runners.ts'
 
 /** With more jobs than this only the newest have files: the rest of the index is written as a scan would have written it. */
 const MOST_FILES = 100_000
 const SOME_FILES = 2_000
 
-/** @param dir a private folder. @returns what it prints, line by line */
+/**
+ * @param vmspool the program, as it is installed
+ * @param dir a private folder. @returns what it prints, line by line
+ */
 export async function historyBench(
+  vmspool: string,
   dir: string,
-  o: { quick?: boolean; say?: (text: string) => void } = {},
+  o: {
+    quick?: boolean
+    say?: (text: string) => void
+    aim?: (what: string, measured: number, most: number) => void
+  } = {},
 ): Promise<string[]> {
   const lines: string[] = []
   const say = (text: string) => {
@@ -38,31 +46,42 @@ export async function historyBench(
     const path = join(root, 'history.db')
     for (let i = Math.max(0, n - (n > MOST_FILES ? SOME_FILES : n)); i < n; i++) makeJob(layout, i)
     await settle(dir)
-    if (n <= MOST_FILES) rates.push([n.toLocaleString('en-US'), ...(await rebuild(root, path))])
+    if (n <= MOST_FILES) rates.push([n.toLocaleString('en-US'), ...(await rebuild(vmspool, root, path))])
     else await fill(layout, path, n)
     await settle(dir)
-    const env = { VMSPOOL_HISTORY_PATH: path }
-    const list = (args: string[], more: object = env, often = rounds) =>
-      times([vmspool, 'list', '--root', root, ...args], more, often)
-    const plain = list([])
-    const failed = list(['--state', 'failed'])
-    const named = list(['--name', jobOf(n - 3).answer])
-    const folders = n > MOST_FILES ? undefined : list([], { VMSPOOL_HISTORY_PATH: '/proc/none/history.db' }, 5)
+    const list = (history: string, ...args: string[]) => [
+      `VMSPOOL_HISTORY_PATH=${history}`,
+      ...[vmspool, 'list', '--root', root, ...args],
+    ]
+    const { node, all } = times(dir, rounds, [
+      list(path),
+      list(path, '--state', 'failed'),
+      list(path, '--name', jobOf(n - 3).answer),
+    ])
+    const [plain, failed, named] = all as [Times, Times, Times]
+    const [folders] = n > MOST_FILES ? [] : times(dir, 3, [list('/proc/none/history.db')]).all
     rows.push([
       n.toLocaleString('en-US'),
-      plain.node,
+      node,
       plain.beyond,
+      plain.least,
       plain.cpu,
       failed.cpu,
       named.cpu,
       folders?.cpu ?? '-',
-      plain.cpu / (typeof rows[0]?.[3] === 'number' ? rows[0][3] : plain.cpu),
+      plain.cpu / (typeof rows[0]?.[4] === 'number' ? rows[0][4] : plain.cpu),
     ])
-    asked.push([n.toLocaleString('en-US'), ...questions(root, path, rounds)])
+    if (n === sizes.at(-1))
+      o.aim?.(
+        `\`vmspool list\` with ${n.toLocaleString('en-US')} finished jobs beyond Node’s start, ms`,
+        plain.least,
+        50,
+      )
+    asked.push([n.toLocaleString('en-US'), ...questions(vmspool, root, path, rounds)])
     await rm(root, { recursive: true })
   }
   say(
-    `\n\`vmspool list\` (the newest 50) with finished jobs. Each of ${rounds} rounds starts \`node -e ''\` as well: what is beyond its time is shown, the median of the clock's, and the CPU time, which other load changes little:\n`,
+    `\n\`vmspool list\` (the newest 50) with finished jobs, beyond what \`node -e ''\` took in the same of ${rounds} rounds: the median of the clock's, the least to Node's least, and the least CPU time, which other load changes little; the columns with words are CPU time:\n`,
   )
   say(
     table(
@@ -70,6 +89,7 @@ export async function historyBench(
         'finished jobs',
         'Node ms',
         'list ms',
+        'least ms',
         'CPU ms',
         '--state failed',
         '--name',
@@ -97,48 +117,36 @@ export async function historyBench(
 }
 
 interface Times {
-  /** median of the command, ms */
+  /** median, ms */
   wall: number
-  /** median of `node -e ''`, ms */
-  node: number
+  /** beyond `node -e ''` of the same round: median, and least to least, ms */
   beyond: number
-  /** user and system time beyond Node's, ms */
+  least: number
+  /** least user and system time beyond Node's least, ms: other load changes it little */
   cpu: number
 }
 
-const node = [process.execPath, '-e', '']
-
-/** In turn with Node alone, so that both see the same load of the machine. */
-function times(argv: readonly string[], env: object, rounds: number): Times {
-  const options = { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] as ('ignore' | 'pipe')[] }
-  const once = (command: readonly string[]): number => {
-    const at = performance.now()
-    const r = spawnSync(command[0]!, command.slice(1), options)
-    if (r.status !== 0) throw new Error(`${command.join(' ')} ended with ${r.status}: ${r.stderr}`)
-    return performance.now() - at
+/** Commands in turn with Node alone, so that all see the same load of the machine. The first words may be NAME=VALUE. */
+function times(dir: string, rounds: number, commands: readonly (readonly string[])[]): { node: number; all: Times[] } {
+  const lines = [[process.execPath, '-e', ''], ...commands].map((argv) => ({ argv }))
+  timeInTurn(dir, 1, lines) // fills caches
+  const [node, ...others] = timeInTurn(dir, rounds, lines)
+  const { back, cpu } = node!
+  return {
+    node: percentile(back, 50),
+    all: others.map((t) => ({
+      wall: percentile(t.back, 50),
+      beyond: percentile(
+        t.back.map((ms, i) => ms - back[i]!),
+        50,
+      ),
+      least: Math.min(...t.back) - Math.min(...back),
+      cpu: Math.min(...t.cpu) - Math.min(...cpu),
+    })),
   }
-  // The shell's `times` counts what its children used.
-  const loop = `i=0; while [ $i -lt ${rounds} ]; do "$@" >/dev/null 2>&1; i=$((i+1)); done; times`
-  const cpu = (command: readonly string[]): number => {
-    const told = String(spawnSync('bash', ['-c', loop, 'bash', ...command], options).stdout)
-      .trim()
-      .split('\n')
-      .at(-1)!
-    const all = [...told.matchAll(/(\d+)m([\d.]+)s/g)]
-    return all.reduce((sum, [, m, s]) => sum + 60_000 * Number(m) + 1000 * Number(s), 0) / rounds
-  }
-  once(argv)
-  const pairs = Array.from({ length: rounds }, () => [once(node), once(argv)] as const)
-  const [alone, wall] = [0, 1].map((i) =>
-    percentile(
-      pairs.map((p) => p[i]!),
-      50,
-    ),
-  ) as [number, number]
-  return { wall, node: alone, beyond: wall - alone, cpu: cpu(argv) - cpu(node) }
 }
 
-async function rebuild(root: string, path: string): Promise<(string | number)[]> {
+async function rebuild(vmspool: string, root: string, path: string): Promise<(string | number)[]> {
   const child = spawn(vmspool, ['history', 'rebuild', '-o', 'json', '--root', root], {
     env: { ...process.env, VMSPOOL_HISTORY_PATH: path },
     stdio: ['ignore', 'pipe', 'ignore'],
@@ -181,7 +189,7 @@ async function fill(layout: Layout, path: string, n: number): Promise<void> {
   })
 }
 
-function questions(root: string, path: string, rounds: number): string[] {
+function questions(vmspool: string, root: string, path: string, rounds: number): string[] {
   const ghost = join(root, 'tasks.db')
   const db = new DatabaseSync(ghost)
   db.exec(`CREATE TABLE tasks (id TEXT PRIMARY KEY, pid INTEGER NOT NULL, pgid INTEGER, command TEXT NOT NULL, env TEXT, cwd TEXT,
@@ -192,20 +200,20 @@ function questions(root: string, path: string, rounds: number): string[] {
   db.close()
   const sql =
     "SELECT id, pid, status, started_at, command, cwd FROM tasks WHERE status = 'killed' ORDER BY started_at DESC LIMIT 10"
-  const ms = (argv: string[]) => times(argv, { VMSPOOL_HISTORY_PATH: path }, Math.min(rounds, 7)).wall.toFixed(0)
-  return [
-    ms(['sqlite3', '-readonly', path, sql]),
-    ms(['sqlite3', '-readonly', ghost, sql]),
-    ms([vmspool, 'stats', '--root', root]),
-    ms([vmspool, 'history', 'search', 'vm-123*', '--root', root]),
-  ]
+  const own = `VMSPOOL_HISTORY_PATH=${path}`
+  return times(root, Math.min(rounds, 7), [
+    ['sqlite3', '-readonly', path, sql],
+    ['sqlite3', '-readonly', ghost, sql],
+    [own, vmspool, 'stats', '--root', root],
+    [own, vmspool, 'history', 'search', 'vm-123*', '--root', root],
+  ]).all.map((t) => t.wall.toFixed(0))
 }
 
 if (process.argv[1] === import.meta.filename) {
   const dir = await mkdtemp(join(tmpdir(), 'vshist-'))
   try {
     process.stdout.write(`Machine: ${await machine(dir)}.\n`)
-    await historyBench(dir, {
+    await historyBench(await installed(dir), dir, {
       quick: process.argv.includes('--quick'),
       say: (text) => process.stdout.write(`${text}\n`),
     })

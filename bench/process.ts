@@ -50,7 +50,7 @@ try {
   if (wanted('throughput')) await rates()
   if (wanted('memory')) await memory()
   if (wanted('log')) await logs()
-  if (wanted('history')) await historyBench(await fresh(), { quick, say })
+  if (wanted('history')) await historyBench(vmspool, await fresh(), { quick, say, aim })
   say(`\nLoad average at the end: ${loadavg()[0]!.toFixed(1)}.`)
   if (aims.length > 0) say(`\nAims:\n\n${aims.join('\n')}`)
   if (process.argv.includes('--write')) await writePart('process', out)

@@ -148,7 +148,7 @@ export interface Timing {
 
 /**
  * Times several programs in turn, from a small process of its own: Node's own way to start a process takes longer than some of them.
- * @param lines a runner, or undefined for a plain command
+ * @param lines a runner, or a plain command, in front of which NAME=VALUE may stand
  */
 export function timeInTurn(
   dir: string,

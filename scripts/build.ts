@@ -25,15 +25,17 @@ const options = {
 } as const
 
 /**
- * The program's entry is one file together with the short way of `vmspool run`, for each file costs it half a millisecond; whatever else
- * these import when they need it is a bundle of its own below dist/later/.
+ * The program's entry is one file together with the short way of `vmspool run`, and that of `vmspool list` is another one, for each file
+ * costs half a millisecond; whatever else these import when they need it is a bundle of its own below dist/later/.
  */
 const later: Record<string, string> = {}
-const oneFile: Plugin = {
+const ownFiles = ['./list-now.ts']
+const oneFile = (within: readonly string[]): Plugin => ({
   name: 'one file',
   setup({ onResolve, onLoad }) {
     onResolve({ filter: /^\.{1,2}\// }, ({ kind, path, resolveDir }) => {
-      if (kind !== 'dynamic-import' || path === './run-now.ts') return undefined
+      if (kind !== 'dynamic-import' || within.includes(path)) return undefined
+      if (ownFiles.includes(path)) return { path: path.replace(/\.ts$/, '.js'), external: true }
       const source = relative(join(root, 'src'), join(resolveDir, path)).replace(/\.ts$/, '')
       later[`later/${source}`] = `src/${source}.ts`
       return { path: `../later/${source}.js`, external: true }
@@ -48,8 +50,10 @@ const oneFile: Plugin = {
       return { contents: `const builtin = process.getBuiltinModule('${path}')\n${lines.join('\n')}` }
     })
   },
-}
-await build({ ...options, entryPoints: { 'cli/main': 'src/cli/main.ts' }, plugins: [oneFile] })
+})
+await build({ ...options, entryPoints: { 'cli/main': 'src/cli/main.ts' }, plugins: [oneFile(['./run-now.ts'])] })
+const ofLists = ['../client/places.ts', '../client/status.ts', './history.ts', '../client/history.ts', './ghost.ts']
+await build({ ...options, entryPoints: { 'cli/list-now': 'src/cli/list-now.ts' }, plugins: [oneFile(ofLists)] })
 
 await build({
   ...options,

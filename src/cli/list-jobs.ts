@@ -95,6 +95,7 @@ export async function list(o: ListOptions): Promise<void> {
   }
   if (found.length > shown.length && o.output === 'table')
     say(`More jobs than the ${limit} shown: see --limit and --state.`)
+  if (unindexed.length === 0) return
   // What is shown is shown; the next list is to be faster.
   const { indexAlong } = await import('../client/history.ts')
   for (const { place, jobs } of unindexed) await indexAlong(place, jobs, say)
