@@ -14,6 +14,8 @@ const sections: { name: string; script: string }[] = [
   { name: 'logs', script: 'process/log-soak.process.ts' },
   { name: 'commands', script: 'process/soak.process.ts' },
   { name: 'systemd', script: 'process/systemd.process.ts' },
+  { name: 'hardened units', script: 'systemd/hardened.process.ts' },
+  { name: 'a host', script: 'systemd/host.process.ts' },
   { name: 'libvirt', script: 'libvirt/soak.process.ts' },
   { name: 'vm kills', script: 'vm/soak.process.ts' },
   { name: 'newer libvirt', script: 'libvirt/newer.process.ts' },

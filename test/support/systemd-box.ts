@@ -61,8 +61,11 @@ shift; exec "$@"`
 /**
  * @param o.bare nothing of ours is in it but the checkout at /opt/checkout, for tests of installing
  * @param o.bind folders of this host, by where they are seen in it, read-only
+ * @param o.devices of this host, besides /dev/kvm
  */
-export async function systemdBox(o: { bare?: boolean; bind?: Record<string, string> } = {}): Promise<SystemdBox> {
+export async function systemdBox(
+  o: { bare?: boolean; bind?: Record<string, string>; devices?: string[] } = {},
+): Promise<SystemdBox> {
   const dir = await mkdtemp(join(tmpdir(), 'vs-'))
   const name = `vmspool-${randomUUID().slice(0, 8)}`
   const group = ownCgroup(name)
@@ -77,6 +80,7 @@ export async function systemdBox(o: { bare?: boolean; bind?: Record<string, stri
       ...['systemd-nspawn', '--quiet', '-D', `${dir}/m/root`, '--boot', '--private-network', '--register=no'],
       ...['--keep-unit', '-M', name, '--capability=all', ...kvm],
       ...[`--bind-ro=${home}:${o.bare ? '/opt/checkout' : '/usr/lib/vmspool'}`],
+      ...(o.devices ?? []).map((device) => `--bind=${device}`),
       ...Object.entries(o.bind ?? {}).map(([inside, here]) => `--bind-ro=${here}:${inside}`),
       'systemd.unit=basic.target',
     ],
