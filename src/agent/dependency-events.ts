@@ -4,7 +4,7 @@ import { type JobName, type JobStatus, statusOf } from '../spool/index.ts'
 import type { DependencyEvents } from './dependencies.ts'
 import type { StatusWriter } from './job-status.ts'
 import { nextOfUnrun } from './repeat.ts'
-import { type Agent, heldBecause } from './state.ts'
+import { type Agent, heldUntil } from './state.ts'
 import { iso } from './status-fields.ts'
 
 const held = (a: Agent, name: JobName) => ({ name, state: 'held', path: join(a.spool.layout.held, name.file) }) as const
@@ -20,7 +20,7 @@ export function dependencyEvents(agent: () => Agent, status: StatusWriter): Depe
       const a = agent()
       const base = await statusOf(a.spool, held(a, name))
       const waits = dueMs !== undefined && dueMs > Date.now()
-      const waiting_on = waits ? `its time, ${iso(dueMs)}` : (heldBecause(a) ?? 'its turn')
+      const waiting_on = waits ? `its time, ${iso(dueMs)}` : (heldUntil(a) ?? 'its turn')
       // Before the move: once it is there, the word of whoever runs it comes after ours.
       await write({ ...base, state: waits ? 'held' : 'queued', since: iso(), waiting_on })
     },

@@ -5,7 +5,7 @@ import { type Accepted, dependenciesOf, heldFor, type IntakeOptions, takeAndAcce
 import type { StatusWriter } from './job-status.ts'
 import { firstRun } from './repeat.ts'
 import type { Scheduler } from './scheduler.ts'
-import { type Agent, heldBecause } from './state.ts'
+import { type Agent, heldUntil } from './state.ts'
 import { baseStatus, iso } from './status-fields.ts'
 
 /** How soon a drop that is not whole yet is looked at again, in ms. */
@@ -96,7 +96,7 @@ function announce(a: Agent, scheduler: Scheduler, status: StatusWriter, { name, 
     ...base,
     state: 'queued',
     since: iso(),
-    waiting_on: heldBecause(a) ?? scheduler.firstWait(record) ?? 'its turn',
+    waiting_on: heldUntil(a) ?? scheduler.firstWait(record) ?? 'its turn',
   })
   scheduler.remember(name, record)
   a.plan?.add(name)

@@ -79,15 +79,35 @@ export interface Agent {
   tick(): void
 }
 
-/** Why the queue does not move just now, for status files; undefined when it does. */
+/** Why the queue does not move just now, as a sentence; undefined when it does. */
 export function heldBecause(a: Agent): string | undefined {
-  if (a.paused)
-    return `the instance is paused (resume it with: vmspool daemon resume --instance ${a.spool.layout.instance})`
-  if (a.draining) return 'the agent is draining: it begins nothing new, and the next agent goes on'
-  if (a.fenced) return 'the agent lost its lease and is starting again'
+  return held(a)?.because
+}
+
+/** What everything in the queue waits for just now, as the end of "waiting for …": for status files; undefined while it moves. */
+export function heldUntil(a: Agent): string | undefined {
+  return held(a)?.until
+}
+
+function held(a: Agent): { because: string; until: string } | undefined {
+  if (a.paused) {
+    const how = `resume it with: vmspool daemon resume --instance ${a.spool.layout.instance}`
+    return { because: `the instance is paused (${how})`, until: `the instance, which is paused (${how})` }
+  }
+  if (a.draining)
+    return {
+      because: 'the agent is draining: it begins nothing new, and the next agent goes on',
+      until: 'the next agent: this one is draining and begins nothing new',
+    }
+  if (a.fenced)
+    return {
+      because: 'the agent lost its lease and is starting again',
+      until: 'its agent, which lost its lease and is starting again',
+    }
   if (a.diskFull) {
     const mib = (n: number): string => `${Math.round(n / 1_048_576)} MiB`
-    return `the disk is full: ${mib(a.diskFull.free_bytes)} free below ${a.spool.layout.output}, ${mib(a.diskFull.reserve_bytes)} must stay free (space.reserve_bytes)`
+    const room = `${mib(a.diskFull.free_bytes)} free below ${a.spool.layout.output}, ${mib(a.diskFull.reserve_bytes)} must stay free (space.reserve_bytes)`
+    return { because: `the disk is full: ${room}`, until: `space: ${room}` }
   }
   return undefined
 }

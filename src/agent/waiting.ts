@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { listJobs, readOwners, statusOf, writeStatus } from '../spool/index.ts'
 import type { Scheduler } from './scheduler.ts'
-import { type Agent, heldBecause } from './state.ts'
+import { type Agent, heldUntil } from './state.ts'
 
 /** So many of those next in turn are kept current; the others say what was true when they came. */
 const CURRENT = 50
@@ -32,7 +32,7 @@ export function waitingRound(a: Agent, scheduler: Scheduler): () => Promise<void
       const wait = scheduler.asideWait(place, leases)
       if (foreign && wait === undefined) continue // its status is the business of the agents that may run it
       const why =
-        (foreign ? wait : heldBecause(a)) ??
+        (foreign ? wait : heldUntil(a)) ??
         wait ??
         (behind !== undefined && behind !== job.name.id
           ? `job ${behind} of the same name, which was accepted before it`
