@@ -17,6 +17,7 @@ import {
   requestCancel,
   type Spool,
 } from '../spool/index.ts'
+import { errno } from '../process/errno.ts'
 
 interface Waiting {
   record: JobRecord
@@ -128,7 +129,7 @@ async function read<T>(path: string): Promise<T | undefined> {
   try {
     return JSON.parse(await readFile(path, 'utf8')) as T
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code
+    const code = errno(error)
     if (code === 'ENOENT' || code === 'ESTALE' || error instanceof SyntaxError) return undefined
     throw error
   }

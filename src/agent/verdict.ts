@@ -1,5 +1,6 @@
 /** What becomes of an attempt that did not succeed: a pure decision, so that every branch can be tested. */
 import { type AbortReason, JobError, type KeptWork } from '../jobs/types.ts'
+import { errno } from '../process/errno.ts'
 
 export type Verdict =
   | { do: 'fail'; error: Failure }
@@ -40,8 +41,8 @@ export function describeFailure(e: unknown): Failure {
       kept: e.kept,
     }
   }
-  const code = (e as NodeJS.ErrnoException | undefined)?.code
-  if (typeof code === 'string' && /^E[A-Z0-9]+$/.test(code)) {
+  const code = errno(e)
+  if (/^E[A-Z0-9]+$/.test(code)) {
     return {
       code: code === 'ENOSPC' || code === 'EDQUOT' ? 'no-space' : 'io-error',
       message: (e as Error).message,

@@ -1,3 +1,5 @@
+import { errno } from '../process/errno.ts'
+
 /** Exit codes (sysexits.h where it has one) and the one place that turns an error into text and a code. */
 export const exitCodes = {
   ok: 0,
@@ -55,13 +57,13 @@ export function explain(error: unknown): { message: string; exitCode: number } {
 
 function explainErrno(error: NodeJS.ErrnoException): { message: string; exitCode: number } {
   const what = error.path === undefined ? 'A system call' : error.path
-  switch (error.code) {
+  switch (errno(error)) {
     case 'ENOENT':
       return { message: `${what} does not exist. Check the name and the folder.`, exitCode: exitCodes.io }
     case 'EACCES':
     case 'EPERM':
       return {
-        message: `${what} may not be used by this user (${error.code} at ${error.syscall}). Check its owner and mode, or run as a member of its group.`,
+        message: `${what} may not be used by this user (${errno(error)} at ${error.syscall}). Check its owner and mode, or run as a member of its group.`,
         exitCode: exitCodes.permission,
       }
     case 'EISDIR':
@@ -71,8 +73,13 @@ function explainErrno(error: NodeJS.ErrnoException): { message: string; exitCode
     case 'ENOSPC':
     case 'EDQUOT':
       return {
-        message: `There is no space left to write ${what} (${error.code}). Free some space there, then try again.`,
+        message: `There is no space left to write ${what} (${errno(error)}). Free some space there, then try again.`,
         exitCode: exitCodes.cannotCreate,
+      }
+    case 'ESTALE':
+      return {
+        message: `${what} was removed or replaced by another host of its network filesystem (ESTALE). Try again.`,
+        exitCode: exitCodes.io,
       }
     case 'EROFS':
       return { message: `${what} lies on a read-only filesystem.`, exitCode: exitCodes.cannotCreate }

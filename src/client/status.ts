@@ -5,6 +5,7 @@
 import { open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { batchSuffix } from '../manifest/safe-name.ts'
+import { errno } from '../process/errno.ts'
 import { type GhostWord, ghostWord, statesOfWord } from '../spool/ghost.ts'
 import { type FoundJob, listJobs as listFolders } from '../spool/find.ts'
 import { childPrefix, keyOf, parseJobName } from '../spool/names.ts'
@@ -309,7 +310,7 @@ export async function errorTextOf(place: View, status: JobStatus): Promise<strin
         await handle.close()
       }
     } catch (error) {
-      if (!['ENOENT', 'ESTALE', 'ENOTDIR'].includes(String((error as NodeJS.ErrnoException).code))) throw error
+      if (!['ENOENT', 'ESTALE', 'ENOTDIR'].includes(errno(error))) throw error
     }
   }
   return undefined

@@ -17,6 +17,7 @@ import { adoptStep, recordStep } from './artefacts.ts'
 import { requireSpace, spaceGate } from './space.ts'
 import type { ConvertHooks, ConvertPlan } from './types.ts'
 import { watchCopy } from './watch.ts'
+import { errno } from '../process/errno.ts'
 
 /** Unpacked files lie in this folder of the scratch until the job has succeeded: a retry of a later step must not unpack again. */
 export const UNPACK_FOLDER = 'unpack'
@@ -188,7 +189,8 @@ function name(w: ImageWindow): string {
 
 function explain(e: unknown, w: ImageWindow): unknown {
   if (e instanceof ImageError) return e
-  const { code, message } = e as NodeJS.ErrnoException
+  const { message } = e as Error
+  const code = errno(e)
   const label = JSON.stringify(w.label)
   const hint = 'Copy or export the file again; "gzip -t" checks one.'
   if (code === 'Z_BUF_ERROR')
@@ -197,7 +199,7 @@ function explain(e: unknown, w: ImageWindow): unknown {
       hint,
       cause: e,
     })
-  if (code?.startsWith('Z_'))
+  if (code.startsWith('Z_'))
     return new ImageError(`The gzip data of ${label} is damaged: ${message}.`, { code: 'bad-archive', hint, cause: e })
   if (code === 'ENOSPC' || code === 'EDQUOT')
     return new ImageError(`There is no space left to unpack ${label}: ${message}.`, {

@@ -1,6 +1,7 @@
 /** Two ways to read the small files of jobs: for a program that does nothing else meanwhile, and beside other work. */
 import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
+import { errno, unlessStale } from '../process/errno.ts'
 
 /** A file's text; undefined when it is not there (any more) or may not be read. */
 export type ReadText = (path: string) => string | undefined | Promise<string | undefined>
@@ -8,7 +9,7 @@ export type ReadText = (path: string) => string | undefined | Promise<string | u
 const gone = new Set(['ENOENT', 'ENOTDIR', 'ESTALE', 'EACCES', 'EPERM', 'EISDIR'])
 
 function absent(error: unknown): undefined {
-  if (!gone.has(String((error as NodeJS.ErrnoException).code))) throw error
+  if (!gone.has(errno(error))) throw error
 }
 
 /** A tenth of the work of `beside`; for local files. */
@@ -20,4 +21,4 @@ export const atOnce: ReadText = (path) => {
   }
 }
 
-export const beside: ReadText = (path) => readFile(path, 'utf8').catch(absent)
+export const beside: ReadText = (path) => unlessStale(() => readFile(path, 'utf8')).catch(absent)

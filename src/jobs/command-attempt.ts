@@ -1,6 +1,7 @@
 /** Which try a shim's folder belongs to: a program is taken over by another attempt at the same try, and by no later try. */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { errno } from '../process/errno.ts'
 
 const FILE = 'try'
 
@@ -15,7 +16,7 @@ export function tryOf(dir: string): number | undefined {
   try {
     return Number(readFileSync(join(dir, FILE), 'utf8'))
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code
+    const code = errno(error)
     if (code === 'ENOENT' || code === 'ENOTDIR' || code === 'ESTALE') return undefined
     throw error
   }

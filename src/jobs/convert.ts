@@ -23,6 +23,7 @@ import {
   type JobOutcome,
   type KeptWork,
 } from './types.ts'
+import { errno } from '../process/errno.ts'
 
 /** The handler of `kind: convert`: disks, OVA or OVF → qcow2, raw or vdi. */
 export const convert: JobHandler<ConvertManifest> = {
@@ -174,7 +175,7 @@ function asJobError(e: unknown): JobError {
       cause: e,
     })
   }
-  const code = (e as NodeJS.ErrnoException | undefined)?.code
+  const code = errno(e)
   const text = e instanceof Error ? e.message : String(e)
   if (code === 'ENOSPC' || code === 'EDQUOT') {
     return new JobError(`The output filesystem is full: ${text}.`, {
@@ -184,7 +185,7 @@ function asJobError(e: unknown): JobError {
       cause: e,
     })
   }
-  if (code !== undefined && /^E[A-Z0-9]+$/.test(code)) {
+  if (/^E[A-Z0-9]+$/.test(code)) {
     return new JobError(`A file operation failed: ${text}.`, {
       code: 'io',
       transient: true,

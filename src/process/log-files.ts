@@ -12,6 +12,7 @@
  */
 import { lstat, readdir } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { errno } from './errno.ts'
 
 export interface LogFiles {
   dir: string
@@ -45,7 +46,7 @@ export function plainPath(f: LogFiles, n: number): string {
 
 /** Whether an error says that something is gone, or never was there. ESTALE: removed by another host of a network file system. */
 export function isGone(error: unknown): boolean {
-  return ['ENOENT', 'ESTALE', 'ENOTDIR'].includes(String((error as NodeJS.ErrnoException | undefined)?.code))
+  return ['ENOENT', 'ESTALE', 'ENOTDIR'].includes(errno(error))
 }
 
 /** The result, or undefined when the file is gone. */

@@ -2,6 +2,7 @@
 import { closeSync, constants, mkdirSync, openSync, readFileSync, type FSWatcher, watch, writeSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
+import { errno } from './errno.ts'
 import { endGroup, ownAnywhere } from './group.ts'
 import { bootId, isAlive, isLocal, type ProcessIdentity } from './identity.ts'
 
@@ -51,8 +52,7 @@ function read<T>(path: string): T | undefined {
   try {
     return JSON.parse(readFileSync(path, 'utf8')) as T
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code
-    if (code !== undefined && ABSENT.has(code)) return undefined
+    if (ABSENT.has(errno(error))) return undefined
     if (error instanceof SyntaxError) return undefined
     throw error
   }

@@ -11,6 +11,7 @@ import { randomUUID } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { getSystemErrorName } from 'node:util'
+import { errno } from './errno.ts'
 import { SpawnError } from './run.ts'
 import { environment, orders, perl, program, type ShimSpec } from './shim-orders.ts'
 import { readExit, readProcess, type ShimExit, type ShimProcess } from './shim-state.ts'
@@ -76,5 +77,5 @@ function written<T>(child: ChildProcess, read: () => T): Promise<T> {
 /** What could not be done when a command was not started, as errno's name and a sentence's end. */
 export function startFailure(exit: ShimExit): { code: string; step: string; message: string } | undefined {
   const e = exit.spawn_error
-  return e && { code: getSystemErrorName(-e.errno), step: e.step, message: e.message }
+  return e && { code: errno({ code: getSystemErrorName(-e.errno), errno: -e.errno }), step: e.step, message: e.message }
 }

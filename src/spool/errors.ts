@@ -8,7 +8,4 @@ export class SpoolError extends Error {
   }
 }
 
-/** The errno name of a file system error, or '' for anything else. */
-export function errno(error: unknown): string {
-  return typeof error === 'object' && error !== null && 'code' in error ? String(error.code) : ''
-}
+export { errno } from '../process/errno.ts'

@@ -4,6 +4,7 @@
  */
 import { constants } from 'node:fs'
 import * as fsp from 'node:fs/promises'
+import { unlessStale } from '../process/errno.ts'
 
 export type EntryKind = 'file' | 'dir' | 'link' | 'other'
 
@@ -69,7 +70,7 @@ const READ = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK
 /** The real file system. `remote`: a network mount, where a listing is made fresh by a change of our own (NFS revalidates then). */
 export function nodeFs(remote: () => boolean): SpoolFs {
   let probe = 0
-  const readdir = (dir: string) => fsp.readdir(dir)
+  const readdir = (dir: string) => unlessStale(() => fsp.readdir(dir))
   return {
     readdir,
     async readdirFresh(dir) {
@@ -81,22 +82,10 @@ export function nodeFs(remote: () => boolean): SpoolFs {
       return readdir(dir)
     },
     async readdirKinds(dir) {
-      const entries = await fsp.readdir(dir, { withFileTypes: true })
+      const entries = await unlessStale(() => fsp.readdir(dir, { withFileTypes: true }))
       return entries.map((e) => ({ name: e.name, kind: kindOf(e) }))
     },
-    async readFile(path, max = 64 << 20) {
-      await using file = await open(path, READ)
-      const stat = statOf(await file.stat())
-      if (stat.kind !== 'file') throw notRegular(path)
-      const bytes = Buffer.allocUnsafe(Math.min(max, Math.max(stat.size, 4096)) + 1)
-      let length = 0
-      while (length < bytes.length) {
-        const { bytesRead } = await file.read(bytes, length, bytes.length - length, length)
-        if (bytesRead === 0) break
-        length += bytesRead
-      }
-      return { bytes: bytes.subarray(0, Math.min(length, max)), stat: { ...stat, size: Math.max(stat.size, length) } }
-    },
+    readFile: (path, max = 64 << 20) => unlessStale(() => readRegular(path, max)),
     async lstat(path) {
       return statOf(await fsp.lstat(path))
     },
@@ -121,6 +110,20 @@ export function nodeFs(remote: () => boolean): SpoolFs {
     unlink: (path) => fsp.unlink(path),
     rmdir: (dir) => fsp.rmdir(dir),
   }
+}
+
+async function readRegular(path: string, max: number): Promise<{ bytes: Buffer; stat: FileStat }> {
+  await using file = await open(path, READ)
+  const stat = statOf(await file.stat())
+  if (stat.kind !== 'file') throw notRegular(path)
+  const bytes = Buffer.allocUnsafe(Math.min(max, Math.max(stat.size, 4096)) + 1)
+  let length = 0
+  while (length < bytes.length) {
+    const { bytesRead } = await file.read(bytes, length, bytes.length - length, length)
+    if (bytesRead === 0) break
+    length += bytesRead
+  }
+  return { bytes: bytes.subarray(0, Math.min(length, max)), stat: { ...stat, size: Math.max(stat.size, length) } }
 }
 
 async function open(path: string, flags: number): Promise<fsp.FileHandle> {

@@ -3,6 +3,7 @@
  * such a job and may write says what became of it. A shim that lives has the only word on its job, and another host's is left alone.
  */
 import { mkdirSync } from 'node:fs'
+import { hostname } from 'node:os'
 import { join } from 'node:path'
 import {
   fenceShim,
@@ -26,6 +27,8 @@ import { statusOf } from './status.ts'
 
 /** A record this young without a process is being started just now, in ms; also how long a shim we cannot see may take to move its record. */
 const STARTING_MS = 60_000
+/** The same of a job that another host starts: its age is told by two clocks, which may be hours apart. */
+const STARTING_ELSEWHERE_MS = 24 * 3_600_000
 
 interface Ending {
   outcome: Exclude<Outcome, 'rejected'>
@@ -52,6 +55,8 @@ export async function settleStarted(s: Spool, job: FoundJob, o: { stoppedBy?: st
   const state = shimState(dir)
   if (!isOver(s, job.name.id, state)) return false
   if (state.state === 'lost' && state.process === undefined) {
+    const { host } = await statusOf(s, job)
+    if (host !== undefined && host !== hostname() && ageOf(s, job.name.id) < STARTING_ELSEWHERE_MS) return false
     mkdirSync(dir, { recursive: true, mode: 0o700 }) // without it a starter that slept would not be kept out
     if (!fenceShim(dir)) return false
   }
@@ -95,7 +100,7 @@ export async function failStarted(s: Spool, path: string, why: string): Promise<
 }
 
 function isOver(s: Spool, id: string, state: ShimState): boolean {
-  const young = s.clock.now() - ulidTime(id) < STARTING_MS
+  const young = ageOf(s, id) < STARTING_MS
   if (state.state === 'lost') return state.process !== undefined || !young
   if (state.state !== 'ended') return false
   if (state.process === undefined) return !young
@@ -103,6 +108,7 @@ function isOver(s: Spool, id: string, state: ShimState): boolean {
   return s.clock.now() - Date.parse(state.exit.finished_at) > STARTING_MS
 }
 
+const ageOf = (s: Spool, id: string) => s.clock.now() - ulidTime(id)
 const shimOf = (p: ShimProcess) => ({ ...p.shim, boot_id: p.boot_id, pidns: p.pidns })
 
 /** As shim.pl says it. */

@@ -182,10 +182,10 @@ async function create(l: Layout): Promise<void> {
         if (above.uid !== 0)
           for (let made = dir; made !== dirname(first); made = dirname(made)) await chown(made, above.uid, above.gid)
       }
-      // mkdir's mode is cut by the umask; a folder that was there keeps the mode its administrator chose.
-      // One that hands its group on (setgid) was made by an installation; the unit could not set that bit again.
-      const made = await stat(dir)
-      if ((made.mode & 0o2000) === 0 && made.uid === process.getuid?.() && Date.now() - made.birthtimeMs < 10_000) {
+      // mkdir's mode is cut by the umask; a folder that was there keeps the mode its administrator chose. Which it was, mkdir knows:
+      // a birth time is by the file server's clock, and NFS 3 has none. One that hands its group on (setgid) lies in an installation's
+      // folder; the unit could not set that bit again.
+      if (first !== undefined && ((await stat(dir)).mode & 0o2000) === 0) {
         const { chmod } = await import('node:fs/promises')
         await chmod(dir, mode)
       }

@@ -2,6 +2,7 @@ import { statfs } from 'node:fs/promises'
 import { ImageError } from '../images/index.ts'
 import { SpawnError } from '../process/index.ts'
 import { VmError, type VmErrorCode } from './types.ts'
+import { errno } from '../process/errno.ts'
 
 /** Of the guard and qemu-img, in the words of the VM service. Other errors stay what they are. */
 export function imageError(e: unknown): unknown {
@@ -31,10 +32,9 @@ function codeOf(code: string): VmErrorCode {
 /** Says of a failed write where, how much was wanted and how much there is. */
 export async function writeError(e: unknown, o: { path: string; what: string }): Promise<unknown> {
   const cause = e instanceof VmError ? e.cause : e
-  const code = cause instanceof ImageError ? cause.code : (cause as NodeJS.ErrnoException | undefined)?.code
+  const code = cause instanceof ImageError ? cause.code : errno(cause)
   if (code !== 'no-space' && code !== 'ENOSPC' && code !== 'EDQUOT') {
-    if (e instanceof VmError || !(e instanceof Error) || typeof code !== 'string' || !/^E[A-Z0-9]+$/.test(code))
-      return e
+    if (e instanceof VmError || !(e instanceof Error) || !/^E[A-Z0-9]+$/.test(code)) return e
     return new VmError(`${o.what} could not be made at ${JSON.stringify(o.path)}: ${e.message}.`, {
       code: 'storage',
       transient: code === 'EIO' || code === 'ESTALE',

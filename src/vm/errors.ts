@@ -2,6 +2,7 @@ import { ImageError } from '../images/index.ts'
 import { ConnectionError, DeadlineError, isLibvirtError, LibvirtError, errorCodeName } from '../libvirt/index.ts'
 import { SpawnError } from '../process/index.ts'
 import { VmError, type VmErrorCode, type VmPhase } from './types.ts'
+import { errno } from '../process/errno.ts'
 
 /** What failed in an action, as a VmError that knows its phase. What nobody foresaw is passed on as it is. */
 export function asVmError(e: unknown, o: { name: string; phase: VmPhase }): unknown {
@@ -37,8 +38,8 @@ export function asVmError(e: unknown, o: { name: string; phase: VmPhase }): unkn
       cause: e,
     })
   }
-  const errno = (e as NodeJS.ErrnoException | undefined)?.code
-  if (errno === 'ENOSPC' || errno === 'EDQUOT') {
+  const name = errno(e)
+  if (name === 'ENOSPC' || name === 'EDQUOT') {
     return new VmError(`The filesystem of the VM "${o.name}" is full: ${(e as Error).message}.`, {
       code: 'storage',
       transient: true,
@@ -47,7 +48,7 @@ export function asVmError(e: unknown, o: { name: string; phase: VmPhase }): unkn
       cause: e,
     })
   }
-  if (typeof errno === 'string' && /^E[A-Z0-9]+$/.test(errno)) {
+  if (/^E[A-Z0-9]+$/.test(name)) {
     return new VmError(`A file of the VM "${o.name}" could not be handled: ${(e as Error).message}.`, {
       code: 'storage',
       transient: true,

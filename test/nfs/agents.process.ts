@@ -78,7 +78,7 @@ for (let round = 0; performance.now() < until && !(await exists(CALM)); round++)
     if (!s.alive) slots[i] = start(s.worker)
   }
   const victim = slots[Math.floor(next() * slots.length)]!
-  if (!victim.alive || !victim.ready || victim.stoppedUntil !== undefined || next() < 0.75) continue
+  if (!victim.alive || !victim.ready || victim.stoppedUntil !== undefined || next() < 0.92) continue
   if (next() < 0.4) {
     victim.child.kill('SIGSTOP')
     victim.stoppedUntil = performance.now() + lease_ms * 1.6

@@ -44,7 +44,7 @@ for (let i = 0; i < jobs; i++) {
     labels: { label },
     // some jobs ask for one of the hosts
     ...(asks ? { hosts: hosts[(i / 10) % 2] } : {}),
-    command: { argv: ['/bin/sh', '-c', `hostname; ${fails ? 'exit 3' : 'exit 0'}`] },
+    command: { argv: ['/bin/sh', '-c', `read h </proc/sys/kernel/hostname; echo $h; ${fails ? 'exit 3' : 'exit 0'}`] },
   }
   await drop(layout, `${label}.json`, JSON.stringify(manifest), next)
   if (i % 10 === 9) await sleep(200)

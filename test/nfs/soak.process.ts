@@ -16,7 +16,7 @@ const MOUNTS = process.argv.length > 2 ? process.argv.slice(2) : ['vers=4.2', 'v
 const JOBS = Number(process.env.VMSPOOL_NFS_JOBS ?? 500)
 const MINUTES = Number(process.env.VMSPOOL_NFS_MINUTES ?? 20)
 const AGENTS = Number(process.env.VMSPOOL_NFS_AGENTS ?? 4)
-const LEASE_MS = 10_000
+const LEASE_MS = 20_000
 const began = performance.now()
 const say = (line: string) =>
   process.stdout.write(`${((performance.now() - began) / 1000).toFixed(0).padStart(6)} s  ${line}\n`)
@@ -140,7 +140,8 @@ function host(disk: string, words: string[]): Host {
     },
     tail: () => `--- ${name}\n${text.slice(-3000)}`,
     async end() {
-      child.kill('SIGKILL')
+      // Its guest's processes are processes of this machine, in the group that it made for itself.
+      if (!over) process.kill(-child.pid!, 'SIGKILL')
       await closed
       await rm(join(dir, `${name}.cow`), { force: true })
     },

@@ -1,6 +1,6 @@
-import { copyFile, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import {
   claim,
   commit,
@@ -310,6 +310,23 @@ test('a spool that is missing or torn across file systems is refused in words', 
   await expect(openSpool({ layout, create: true })).rejects.toMatchObject({ exitCode: 78 })
   const apart = layoutOf({ root: dir.path, instance: 'u', output: join(other.path, 'output') })
   await openSpool({ layout: apart, create: true }) // the output may lie elsewhere as a whole
+})
+
+test("whoever makes the folders gives them their modes, however far the file server's clock is from his", async () => {
+  await using dir = await tempDir()
+  const layout = layoutOf({ root: dir.path, instance: 't' })
+  const mode = async () => (await stat(layout.queue)).mode & 0o7777
+  vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 3_600_000 })
+  try {
+    await openSpool({ layout, create: true })
+    expect(await mode()).toBe(0o1777)
+    await chmod(layout.queue, 0o1733) // an administrator's choice stays
+    vi.setSystemTime(Date.now() - 7_200_000)
+    await openSpool({ layout, create: true })
+    expect(await mode()).toBe(0o1733)
+  } finally {
+    vi.useRealTimers()
+  }
 })
 
 async function tempDirOn(parent: string) {

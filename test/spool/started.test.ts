@@ -1,5 +1,6 @@
 // Jobs without an agent whose shim recorded nothing, or not all: what whoever looks makes of them. No process is started here.
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
+import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { bootId, pidNamespace } from '../../src/process/index.ts'
@@ -16,9 +17,9 @@ async function scene(dir: string): Promise<{ layout: Layout; spool: Spool; later
   return { layout, spool, later }
 }
 
-function create(layout: Layout, more: object = {}): Direct {
+function create(layout: Layout, more: object = {}, host = hostname()): Direct {
   const manifest = { kind: 'command', name: 'x', priority: 5, command: { argv: ['prog', 'a b'], ...more } } as never
-  return createDirect(layout, { name: 'x', manifest, cwd: '/', host: 'h', sync: true })
+  return createDirect(layout, { name: 'x', manifest, cwd: '/', host, sync: true })
 }
 
 /** A shim that was there: pid 2^22 is beyond every pid, so it is surely gone. */
@@ -64,6 +65,18 @@ test('one that is just being started is left alone; later it never can be, and s
   })
   expect(await readdir(layout.failed)).toEqual([job.failed.slice(layout.failed.length + 1)])
   expect(await settleAllStarted(later)).toEqual([])
+})
+
+test('one that another host is just starting is not given up because the clocks differ', async () => {
+  await using dir = await tempDir()
+  const { layout, later } = await scene(dir.path)
+  const job = create(layout, {}, 'elsewhere')
+  expect(await settleAllStarted(later)).toEqual([])
+  const nextDay = makeSpool({
+    layout,
+    clock: { now: () => Date.now() + 25 * 3_600_000, mono: () => performance.now() },
+  })
+  expect(await settleAllStarted(nextDay)).toEqual([job.id])
 })
 
 test('a shim that comes too late finds its place taken', async () => {

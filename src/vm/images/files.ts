@@ -4,6 +4,7 @@ import { chmod, chown, type FileHandle, mkdir, open, rename, rm, stat } from 'no
 import { dirname, join } from 'node:path'
 import { VmError } from '../types.ts'
 import { folders } from './names.ts'
+import { errno } from '../../process/errno.ts'
 
 /** Makes the folders of the cache where they are missing. Others than the owner may read: the hypervisor reads images through hard links. */
 export async function makeFolders(dir: string): Promise<void> {
@@ -69,7 +70,7 @@ export async function syncFolder(dir: string): Promise<void> {
 }
 
 export function codeOf(e: unknown): string | undefined {
-  return (e as NodeJS.ErrnoException | undefined)?.code
+  return errno(e) || undefined
 }
 
 /** An error of the operating system as a sentence; anything else as it is. */
