@@ -57,13 +57,13 @@ describe('one command', () => {
     const [job] = JSON.parse(r.out)
     expect(job).toMatchObject({ schema: 1, name: 'two', kind: 'command', pid: expect.any(Number) })
     expect((await b.v(['wait', 'two'])).code).toBe(0)
-    await b.start(['--name', 'late', '--timeout', '300ms', 'sleep', '600'])
+    await b.start(['--name', 'late', '--timeout', '300ms', '--kill-signal', 'int', 'sleep', '600'])
     await b.start(['--name', 'struck', 'sh', '-c', 'kill -QUIT $$'])
     expect((await b.v(['wait', 'late', 'struck'])).code).toBe(1)
     expect(await b.status('two')).toMatchObject({ state: 'succeeded', exit_code: 2 })
     expect(await b.status('late')).toMatchObject({
       state: 'failed',
-      signal: 'SIGTERM',
+      signal: 'SIGINT',
       reason: expect.stringContaining('timeout of 0.3 s'),
     })
     expect(await b.status('struck')).toMatchObject({ state: 'failed', signal: 'SIGQUIT' })
