@@ -1,17 +1,9 @@
-/**
- * Jobs that come after others (`after`). They lie in held/ until what they wait for has happened; each round looks what became of the jobs
- * that they name, and moves them on or ends them. What is decided follows from the folders alone, and each move is one rename, so any number
- * of agents may do this. Hundreds of thousands of them cost a bounded share of each second: their records are read once, and what
- * several of them wait for is looked at once.
- */
-import { join } from 'node:path'
 import { batchSuffix } from '../manifest/safe-name.ts'
 import {
   type Accepted,
   type Claim,
   dependenciesText,
   endWaiting,
-  errno,
   existingJobs,
   type JobName,
   type JobRecord,
@@ -22,13 +14,13 @@ import {
   noteMet,
   oldestUnaccepted,
   parseJobName,
-  readRecord,
   releaseWaiting,
   type Spool,
   ULID,
   type Unrun,
 } from '../spool/index.ts'
 import { cyclesOf } from './dependency-cycles.ts'
+import { endOf, isStarted, readIfThere } from './dependency-ends.ts'
 import { type Dep, type End, newWaiter, unrunCycle, unrunFor, type Waiter } from './dependency-words.ts'
 
 export interface DependencyEvents {
@@ -388,40 +380,4 @@ function waitingText(w: Waiter): string {
     if (target !== undefined) return target === job ? '' : ` (job ${target})`
     return none ? ' (there is no job of that name yet)' : ''
   })
-}
-
-async function readIfThere(s: Spool, file: string): Promise<JobRecord | undefined> {
-  try {
-    return await readRecord(s, join(s.layout.held, file))
-  } catch (error) {
-    if (errno(error) === 'ENOENT') return undefined
-    throw error
-  }
-}
-
-async function isStarted(s: Spool, id: string): Promise<boolean> {
-  return (await s.fs.readdirFresh(s.layout.started)).some((file) => file.slice(2, 28) === id)
-}
-
-const FINAL = new Set(['succeeded', 'failed', 'cancelled', 'rejected'])
-
-/** How a job ended: its result is moved to its place only by a publication. And whether there is any trace of it. */
-async function endOf(s: Spool, id: string, exists = false): Promise<{ end?: End; exists: boolean }> {
-  const result = await readJson(s, join(s.layout.outputJobs, id, 'result.json'))
-  if (result?.id === id && FINAL.has(String(result.state))) {
-    const { message } = (result.error ?? {}) as { message?: string }
-    const state = result.state as End['state']
-    return { end: { state, name: String(result.name), ...(message ? { why: message } : {}) }, exists: true }
-  }
-  return { exists: exists || (await readJson(s, join(s.layout.outputJobs, id, 'status.json'))) !== undefined }
-}
-
-async function readJson(s: Spool, path: string): Promise<Record<string, unknown> | undefined> {
-  try {
-    const { bytes } = await s.fs.readFile(path, 4 << 20)
-    return JSON.parse(bytes.toString('utf8'))
-  } catch (error) {
-    if (['ENOENT', 'ESTALE', 'ENOTREG'].includes(errno(error)) || error instanceof SyntaxError) return undefined
-    throw error
-  }
 }

@@ -9,7 +9,8 @@ import { join } from 'node:path'
 import { createGroups } from './groups.ts'
 import { createHosts } from './hosts.ts'
 import { createLibvirtGate, LIBVIRT, type LibvirtGate } from './libvirt-gate.ts'
-import { type RunnerDeps, runClaim } from './runner.ts'
+import type { RunnerDeps } from './conclude.ts'
+import { runClaim } from './runner.ts'
 import { type Agent, heldBecause } from './state.ts'
 
 export interface Scheduler {

@@ -22,7 +22,7 @@ import {
 import { carries } from './carried.ts'
 import { agentGone, endEarlier } from './children.ts'
 import { nextOfUnrun } from './repeat.ts'
-import type { Finished } from './runner.ts'
+import type { Finished } from './conclude.ts'
 import type { Scheduler } from './scheduler.ts'
 import type { Agent } from './state.ts'
 

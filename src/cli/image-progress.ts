@@ -1,5 +1,6 @@
 /** How far an image is, for people, on stderr: a bar on a terminal, else a line whenever something else begins and every ten seconds. */
 import type { ImageHooks } from '../vm/images/index.ts'
+import { openBars } from './bars.ts'
 import { plain } from './output.ts'
 import { bytes, duration } from './units.ts'
 
@@ -33,44 +34,18 @@ function lines(name: string, log: (text: string) => void): ImageProgressView {
 }
 
 async function bar(name: string): Promise<ImageProgressView> {
-  const { default: cliProgress } = await import('cli-progress')
-  const multi = new cliProgress.MultiBar(
-    {
-      stream: process.stderr,
-      hideCursor: true,
-      clearOnComplete: false,
-      stopOnComplete: false,
-      emptyOnZero: true,
-      barsize: 24,
-      fps: 8,
-      linewrap: false,
-      gracefulExit: false,
-      barCompleteChar: '█',
-      barIncompleteChar: '░',
-      format: ' {bar} {percent} {name}  {text}',
-    },
-    cliProgress.Presets.shades_classic,
-  )
-  let one: ReturnType<typeof multi.create> | undefined
-  let stopped = false
+  const all = await openBars(process.stderr)
   return {
-    log: (text) => multi.log(`${plain(text)}\n`),
+    log: (text) => all.log(plain(text)),
     progress: (done, total, more) => {
       const percent = total ? Math.min(100, Math.floor((100 * done) / total)) : 0
-      const payload = {
+      all.show(name, percent, {
         percent: total ? `${String(percent).padStart(3)} %` : '     ',
         name,
         text: textOf(done, total, more),
-      }
-      if (one === undefined) one = multi.create(100, percent, payload)
-      else one.update(percent, payload)
+      })
     },
-    stop() {
-      if (stopped) return
-      stopped = true
-      multi.update()
-      multi.stop()
-    },
+    stop: all.stop,
   }
 }
 

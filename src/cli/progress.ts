@@ -4,6 +4,7 @@
  */
 import type { JobStatus } from '../spool/index.ts'
 import { describe, percentOf, saidOf, statePaint, waitingText } from '../client/describe.ts'
+import { openBars } from './bars.ts'
 import { painted, plain, wantsColour } from './output.ts'
 
 export { percentOf, saidOf, statePaint, waitingText }
@@ -52,49 +53,20 @@ function lines(stream: Stream): ProgressView {
 }
 
 async function bars(stream: Stream): Promise<ProgressView> {
-  const { default: cliProgress } = await import('cli-progress')
-  const multi = new cliProgress.MultiBar(
-    {
-      stream,
-      hideCursor: true,
-      clearOnComplete: false,
-      stopOnComplete: false,
-      emptyOnZero: true,
-      autopadding: true,
-      barsize: 24,
-      fps: 8,
-      linewrap: false,
-      gracefulExit: false,
-      barCompleteChar: '█',
-      barIncompleteChar: '░',
-      format: ' {bar} {percent} {name}  {text}',
-    },
-    cliProgress.Presets.shades_classic,
-  )
+  const all = await openBars(stream)
   const colour = wantsColour(stream)
-  const open = new Map<string, ReturnType<typeof multi.create>>()
-  let stopped = false
   return {
     update(status) {
       const percent = status.state === 'succeeded' ? 100 : (percentOf(status) ?? 0)
       const paint = colour ? statePaint(status.state) : undefined
       const text = describe(status)
-      const payload = {
+      all.show(status.id, percent, {
         percent: `${String(Math.floor(percent)).padStart(3)} %`,
         name: plain(status.name),
         text: paint === undefined ? text : painted(paint, text),
-      }
-      const bar = open.get(status.id)
-      if (bar === undefined) open.set(status.id, multi.create(100, percent, payload))
-      else bar.update(percent, payload)
+      })
     },
-    note: (text) => multi.log(`${text}\n`),
-    stop() {
-      // Once: a second stop would move the cursor up, over what was printed since.
-      if (stopped) return
-      stopped = true
-      multi.update()
-      multi.stop()
-    },
+    note: all.log,
+    stop: all.stop,
   }
 }
