@@ -129,6 +129,27 @@ test('each goes on where the other ended, also behind a line that was cut off', 
   expect(text).toContainEqual(expect.stringMatching(/^\S{24} stderr F ours 9 0$/))
 })
 
+test('a part that ended in the middle of a line is ended by who rotates it: no two lines become one', async () => {
+  for (const who of ['shim', 'agent']) {
+    await using dir = await tempDir()
+    const path = join(dir.path, 'log')
+    await writeFile(
+      path,
+      `2026-11-21T10:00:00.000Z stdout F ${'x'.repeat(600)}\n2026-11-21T10:00:00.000Z stderr F cut o`,
+    )
+    const limits = { ...large, max_bytes: 500 }
+    if (who === 'shim') await underShim(dir.path, 'print STDERR "whole\\n"', limits)
+    else {
+      const writer = openLogWriter({ files: logFilesOf(path), limits, onError: (e) => expect.unreachable(String(e)) })
+      writer.write('stderr', Buffer.from('whole\n'))
+      await writer.close()
+    }
+    const parts = await logParts(path)
+    expect(parts.map((p) => p.name)).toEqual(['log.1.gz', 'log'])
+    expect(contentOf(Buffer.concat(parts.map((p) => p.bytes)), 'stderr').toString(), who).toBe('cut o\nwhole\n')
+  }
+})
+
 test('a command whose log has no folder yet loses no word', async () => {
   await using dir = await tempDir()
   const path = join(dir.path, 'jobs/x/log')
