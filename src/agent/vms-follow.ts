@@ -13,6 +13,7 @@ import { bootId, runGroup } from '../process/index.ts'
 import { drop, FINAL_STATES, keyOf, locate, unfinishedOf } from '../spool/index.ts'
 import {
   type Drift,
+  noteAddresses,
   type Orphan,
   orphanMemory,
   reconcile,
@@ -195,6 +196,7 @@ export function followVms(a: Agent, vms: Vms): VmFollower {
     orphans = r.orphans
     seen_at = r.at
     await start(r.toStart)
+    await noteAddresses(vms.registry, session.query)
     usage = await usageOf(session, await vms.registry.all(), usage, signal)
     await report()
     // a leftover is told from something that is being made by a second look

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type Connection, connect, type DomainStats, isLibvirtError } from '../libvirt/index.ts'
 import { vmStateOf } from '../vm/state.ts'
 import type { VmState } from '../vm/types.ts'
-import { type Asking, leasedAddresses } from './vms-address.ts'
+import { type Asking, leasedAddresses } from '../vm/leased.ts'
 
 export interface LiveDomain {
   name: string

@@ -1,5 +1,6 @@
 /** VMs on libvirt: made, started, stopped, deleted, and what they are kept in order by (docs/vms.md). */
 export type { Drift, Orphan } from './drift.ts'
+export { noteAddresses } from './leased.ts'
 export type { LinkHealth, VmLink } from './link.ts'
 export { orphanMemory } from './orphans.ts'
 export { reconcile, reconcileOne, type ReconcileOptions } from './reconcile.ts'

@@ -3,8 +3,10 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { leaseLength } from '../../src/client/vms-address.ts'
 import { uuidOfVm } from '../../src/domain/index.ts'
+import { connect } from '../../src/libvirt/index.ts'
+import { leaseLength, noteAddresses } from '../../src/vm/leased.ts'
+import { openRegistry } from '../../src/vm/registry.ts'
 import { openNetwork, qemuDomain } from '../libvirt/scene.ts'
 import { isRoot, privateLibvirtd } from '../support/libvirtd.ts'
 import { tempDir } from '../support/temp.ts'
@@ -38,14 +40,22 @@ test.runIf(isRoot)(
 
     await enter(new Date())
     await daemon.virsh(uri, 'create', await file('web.xml', qemuDomain('web', { uuid, mac, network: 'lan' })))
-    const first = await ip('--wait', '--timeout', '90s')
+    const first = await ip('--wait', '--timeout', '400s')
     expect(first, first.err).toMatchObject({ code: 0, out: expect.stringMatching(/^192\.0\.2\.\d+\n$/), err: '' })
     expect((await ip('--all')).out).toBe(first.out)
     const listed = JSON.parse((await cli(['vm', 'list', '--root', dir.path, '-o', 'json'])).out)
     expect(listed[0].addresses).toEqual([first.out.trim()])
 
+    // The agent enters it for those who may not ask libvirt.
+    const registry = await openRegistry({ dir: vms, instance: 'default', host: hostname(), log() {} })
+    await using connection = await connect(uri)
+    await noteAddresses(registry, connection)
+    expect((await registry.get('web'))?.addresses).toEqual([first.out.trim()])
+
     // the same lease, as it looks to a later boot
     await enter(new Date(Date.now() + 60_000))
+    await noteAddresses(registry, connection)
+    expect((await registry.get('web'))?.addresses).toEqual([])
     expect(await ip()).toMatchObject({
       code: 1,
       out: '',
