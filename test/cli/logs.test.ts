@@ -176,7 +176,8 @@ describe('following', () => {
 
     const [id] = await readdir(b.layout.outputJobs)
     const files = await readdir(join(b.layout.outputJobs, id!))
-    expect(files.filter((f) => /^log\.\d+\.gz$/.test(f)).length).toBeGreaterThan(10)
+    // as much as a pipe holds may come at once, and is not divided
+    expect(files.filter((f) => /^log\.\d+\.gz$/.test(f)).length).toBeGreaterThan(5)
     expect(files.filter((f) => /^log\.\d+$/.test(f))).toEqual([])
     const last = await line(['logs', '-n', '4000', '--stream', 'stdout', 'talk'])
     expect(last.out.toString() === wanted.split('\n').slice(-4001).join('\n')).toBe(true)

@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { type Bed, bed } from '../support/agent.ts'
 import { holds, makeDisk } from '../support/disks.ts'
 import { artifactManifest, commandManifest, writeManifest } from '../support/manifests.ts'
+import { statusOf } from '../support/results.ts'
 import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
 import { cli, type RunOptions } from './run.ts'
@@ -122,6 +123,7 @@ describe('with an agent', () => {
     const late = await run(['submit', '--wait', '--timeout', '1s', file])
     expect(late.code).toBe(124)
     expect(late.err).toMatch(/Job [0-9A-Z]{26} had not ended after 1 s|The drop long\..* had not ended/)
+    await until('it runs', async () => (await statusOf(b, 'long'))?.state === 'running')
     let sent = false
     const interrupted = await run(['status', 'long', '--wait'], {
       onOutput: (text, kill) => {

@@ -47,7 +47,7 @@ describe.runIf(isRoot)('with an agent and libvirt', () => {
     const made = await run('create', ['web', '--image', 'echo.raw', ...small, '--metadata', 'team=a b', '--wait'])
     expect(made.code, made.err).toBe(0)
     expect(made.out).toMatch(/^VM +JOB +JOB STATE +VM STATE +ADDRESS\nweb +[0-9A-Z]{26} +succeeded +running +-\n$/)
-    expect(made.err).toMatch(/web\.vm \(\w+\): disks/)
+    expect(made.err).toMatch(/^web\.vm \(\w+\): \w/m) // in which phases it was seen is chance
     const same = await run('create', [
       '--name',
       'web',
@@ -222,17 +222,17 @@ describe.runIf(isRoot)('with an agent and libvirt', () => {
     await registry.update('lost', () => undefined)
     // the agent looks at everything each time it is connected anew
     const seen = async () => JSON.parse((await run('gc', ['-o', 'json'])).out) as { name: string; passes: number }[]
-    await until(
-      'the agent has seen both twice',
-      async () => {
-        const found = (await seen()).filter((o) => o.passes >= 2).map((o) => o.name)
-        if (found.includes('left') && found.includes('lost')) return true
-        await s.libvirtd.signal('KILL')
-        await s.libvirtd.start()
-        return false
-      },
-      { every_ms: 3000, deadline_ms: 90_000 },
-    )
+    const passes = async (): Promise<number> =>
+      Math.min(...['left', 'lost'].map((name) => found.find((o) => o.name === name)?.passes ?? 0))
+    let found = await seen()
+    for (let before = await passes(); before < 2; before = await passes()) {
+      await s.libvirtd.signal('KILL')
+      await s.libvirtd.start()
+      await until('the agent has looked once more', async () => {
+        found = await seen()
+        return (await passes()) > before
+      })
+    }
     const asked = await run('gc')
     expect(asked.out).toMatch(/^left +folder .* moves .*\/vms\/left to .*\/vms\/\.trash$/m)
     expect(asked.out).toMatch(/^lost +domain .* stops and undefines the domain [0-9a-f-]{36}, and removes its folder$/m)

@@ -80,7 +80,7 @@ test('import takes over what Ghost knows, makes up nothing, and does it once', a
       { id: uuid(2), status: 'killed', finished_at: now - 800, log: '' },
       { id: uuid(3), status: 'running', started_at: 1_000_000_000, log: 'old' },
       { id: uuid(4), status: 'running', pid: process.pid, log: 'recycled' },
-      { id: uuid(5), status: 'running', pid: child.pid!, started_at: now, log: 'alive' },
+      { id: uuid(5), status: 'running', pid: child.pid!, started_at: Math.floor(Date.now() / 1000), log: 'alive' },
       { id: uuid(6), status: 'unknown' },
       { id: uuid(7), status: 'exited', exit_code: 0, finished_at: now - 5 },
       { id: uuid(8), status: 'exited', exit_code: 4, finished_at: now - 5, command: ['sh', '-c', 'exit 4'] },

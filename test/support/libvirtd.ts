@@ -14,7 +14,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { readFile, rm } from 'node:fs/promises'
-import { type AddressInfo, connect, createServer } from 'node:net'
+import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
@@ -335,13 +335,16 @@ const takesConnections = (to: string | { host: string; port: number }) =>
       }),
   )
 
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
+/** One that the kernel gives to nobody by itself, so that nobody has it until it is used: below those that it chooses from, another for each process. */
+async function freePort(): Promise<number> {
+  for (let port = 10_000 + (process.pid % 2_000) * 10; ; port = port < 31_990 ? port + 1 : 10_000)
+    if (await isFree(port)) return port
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
     const server = createServer()
-    server.once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as AddressInfo
-      server.close(() => resolve(port))
-    })
+    server.once('error', () => resolve(false))
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)))
   })
 }

@@ -36,6 +36,7 @@ export const forTests = {
   setfacl: 'acl',
   ip: 'iproute2',
   iptables: 'iptables',
+  busybox: 'busybox-static', // its udhcpc: a card that asks for an address
   xmllint: 'libxml2-utils',
   'qemu-system-x86_64': 'qemu-system-x86',
   '/usr/share/OVMF/OVMF_CODE_4M.fd': 'ovmf',
@@ -66,7 +67,7 @@ export const forSoak = {
   supermin: 'supermin',
   depmod: 'kmod',
   // Linux kernels as processes: the hosts of the NFS soak
-  'linux.uml': 'user-mode-linux',
+  ...(process.arch === 'x64' ? { 'linux.uml': 'user-mode-linux' } : {}),
 }
 export const forBench = { ...forTests, tsp: 'task-spooler', nq: 'nq', sqlite3: 'sqlite3', 'mkfs.xfs': 'xfsprogs' }
 

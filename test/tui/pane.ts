@@ -70,8 +70,10 @@ export async function pane(
       await until(
         `the screen shows ${what}`,
         async () => {
+          const before = screen
           screen = await p.screen()
-          return typeof what === 'string' ? screen.includes(what) : what.test(screen)
+          // twice the same: one may be looked at while it is drawn
+          return screen === before && (typeof what === 'string' ? screen.includes(what) : what.test(screen))
         },
         { every_ms: 30, deadline_ms, also: () => screen },
       )
