@@ -13,11 +13,7 @@ install_all() {
   [ -z "$hyper2kvm" ] || hyper2kvm_names
   # shellcheck disable=SC2086
   [ -z "$stopped" ] || { step systemctl start $stopped; stopped=; }
-  if ! packaged && [ -z "$dry" ]; then
-    touch "$lib/.installed"
-    sort -u "$work/owned" "$lib/.installed" >"$work/all"
-    mv "$work/all" "$lib/.installed"
-  fi
+  record_owned
   [ -z "$dry" ] || return 0
   verify
 }
@@ -132,18 +128,26 @@ refuse_real_hyper2kvm() {
 hyper2kvm_names() {
   # hyperexport looks there, whatever the prefix is.
   ! link "$lib/bin/hyper2kvm" /usr/local/bin/hyper2kvm || did "Program: /usr/local/bin/hyper2kvm"
+  main=
   for name in $instances; do
-    of=/var/lib/hyper2kvm/$name
-    [ "$name" != default ] || of=/var/lib/hyper2kvm
-    for folder in queue output; do
-      # A folder that was there is hyper2kvm's, and may hold the only copy of a VM.
-      if [ -d "$of/$folder" ] && [ ! -L "$of/$folder" ] && ! rmdir_unless_dry "$of/$folder"; then
-        [ ! -e "$of/$folder.before-vmspool" ] || fail 73 "$of/$folder and $of/$folder.before-vmspool both hold files. Move one away, then run this again."
-        step mv "$of/$folder" "$of/$folder.before-vmspool"
-        did "Kept: what hyper2kvm had in $of/$folder is now in $of/$folder.before-vmspool."
-      fi
-      ! link "/var/lib/vmspool/$name/$folder" "$of/$folder" || did "Link: $of/$folder"
-    done
+    : "${main:=$name}"
+    case $name in default) main=default ;; *) hyper2kvm_folders "$name" "/var/lib/hyper2kvm/$name" ;; esac
+  done
+  # Where hyperexport looks unless it is told otherwise, also for --hyper2kvm-instance NAME: the instance "default", else the first one.
+  ! under_systemd || ! systemctl is-enabled -q agent.service 2>/dev/null || main=default
+  if [ "$main" = default ] || [ ! -L /var/lib/hyper2kvm/queue ]; then hyper2kvm_folders "$main" /var/lib/hyper2kvm; fi
+}
+
+# hyper2kvm_folders INSTANCE DIR
+hyper2kvm_folders() {
+  for folder in queue output; do
+    # A folder that was there is hyper2kvm's, and may hold the only copy of a VM.
+    if [ -d "$2/$folder" ] && [ ! -L "$2/$folder" ] && ! rmdir_unless_dry "$2/$folder"; then
+      [ ! -e "$2/$folder.before-vmspool" ] || fail 73 "$2/$folder and $2/$folder.before-vmspool both hold files. Move one away, then run this again."
+      step mv "$2/$folder" "$2/$folder.before-vmspool"
+      did "Kept: what hyper2kvm had in $2/$folder is now in $2/$folder.before-vmspool."
+    fi
+    ! link "/var/lib/vmspool/$1/$folder" "$2/$folder" || did "Link: $2/$folder, to the instance $1"
   done
 }
 rmdir_unless_dry() { [ -z "$dry" ] && rmdir "$1" 2>/dev/null; }

@@ -58,6 +58,7 @@ replace_program() {
   fi
   make_folder "$prefix/lib"
   step rm -rf "$lib.new" "$lib.old"
+  half=$lib.new
   step cp -a --reflink=auto "$tree" "$lib.new"
   step chown -R root:root "$lib.new"
   step chmod -R u=rwX,go=rX "$lib.new"
@@ -68,6 +69,7 @@ replace_program() {
   [ -z "$stopped" ] || { say "Stopping for a moment, which drains: $stopped"; step systemctl stop $stopped; }
   [ ! -d "$lib" ] || mv "$lib" "$lib.old"
   mv "$lib.new" "$lib"
+  half=
   rm -rf "$lib.old"
   did "Program: $lib, version $(version_in "$lib")${before:+ (was $before)}."
 }

@@ -26,12 +26,11 @@ remove_hyper2kvm_names() {
 remove_unit_links() {
   find /etc/systemd/system -maxdepth 2 -type l \( -lname '*/agent.service' -o -lname '*/agent@.service' -o -lname '*/agent.target' \) -delete 2>/dev/null || :
   rmdir /etc/systemd/system/agent.target.wants 2>/dev/null || :
-  for unit in agent agent@; do
-    for drop_ins in /etc/systemd/system/"$unit"*.service.d; do
-      [ ! -d "$drop_ins" ] || echo "vmspool: kept: $drop_ins, which was made here; it is in nobody's way."
-    done
+  for drop_ins in /etc/systemd/system/agent.service.d /etc/systemd/system/agent@*.service.d; do
+    [ ! -d "$drop_ins" ] || echo "vmspool: kept: $drop_ins, which was made here; it is in nobody's way."
   done
-  [ ! -d /run/systemd/system ] || systemctl daemon-reload || :
+  # Its file is gone: what is loaded of it would stay active until the next boot.
+  [ ! -d /run/systemd/system ] || { systemctl stop agent.target 2>/dev/null || :; systemctl daemon-reload || :; }
 }
 
 # What agents shared; one by hand may still use it.

@@ -12,11 +12,12 @@ uninstall() {
     # shellcheck disable=SC2086
     step systemctl stop $units
     did "Stopped: $units"
-    left=$(left_running)
+    left=
+    [ -n "$dry" ] || left=$(left_running)
     [ -z "$left" ] || did "Still running: programs of jobs, which go on without an agent: $left"
   fi
   [ -n "$dry" ] || { remove_hyper2kvm_names; remove_unit_links; remove_shared_folder; }
-  cp "$lib/.installed" "$work/installed" 2>/dev/null || :
+  cp "$lib/.installed" "$work/installed" 2>/dev/null || : >"$work/installed"
   step rm -rf "$lib"
   # Folders behind what is in them; one that others use stays.
   sort -r "$work/installed" | while read -r path; do

@@ -130,6 +130,8 @@ describe.skipIf(because !== undefined)('installed', { timeout: 400_000 }, () => 
       expect([name, await isActive(name)]).toEqual([name, 'active'])
     expect(await isActive('hyper2kvm.service')).toBe('inactive')
     expect(await box.ok('readlink', '/var/lib/hyper2kvm/vsphere/queue')).toBe('/var/lib/vmspool/vsphere/queue')
+    // Where hyperexport looks whatever the instance: there is no "default" here.
+    expect(await box.ok('readlink', '/var/lib/hyper2kvm/output')).toBe('/var/lib/vmspool/vsphere/output')
     expect(await box.ok('ls', '/var/lib/hyper2kvm/aws/output.before-vmspool')).toBe('old.qcow2')
     expect(await mode(spool('aws', 'queue'))).toBe('3730 vmspool:vmspool-submit')
     expect(await mode(spool('aws', 'control'))).toBe('3770 vmspool:vmspool-submit')
@@ -281,8 +283,8 @@ describe.skipIf(because !== undefined)('installed', { timeout: 400_000 }, () => 
     const hyperexport = async (vm: string) => {
       const o = {
         instance: 'vsphere',
-        watchDir: '/var/lib/hyper2kvm/vsphere/queue',
-        outputDir: '/var/lib/hyper2kvm/vsphere/output',
+        watchDir: '/var/lib/hyper2kvm/queue',
+        outputDir: '/var/lib/hyper2kvm/output',
         manifestPath: `/home/alice/${vm}/artifact-manifest.json`,
         pollMs: 1000,
         timeoutMs: 60_000,
@@ -295,7 +297,7 @@ describe.skipIf(because !== undefined)('installed', { timeout: 400_000 }, () => 
     expect(await hyperexport('mail')).toMatchObject({
       mode: 'daemon',
       success: true,
-      outputPath: '/var/lib/hyper2kvm/vsphere/output/mail.qcow2',
+      outputPath: '/var/lib/hyper2kvm/output/mail.qcow2',
     })
     await box.ok('systemctl', 'stop', 'agent@vsphere')
     const direct = await hyperexport('direct')
