@@ -10,7 +10,7 @@ vmspool=$home/bin/vmspool
 usage() {
   cat <<'TEXT'
 Usage: ./install.sh --try [DISK]
-       ./install.sh [--instance NAME]... [--hyper2kvm] [--user NAME] [--prefix DIR] [--no-start] [--dry-run]
+       ./install.sh [--instance NAME]... [--hyper2kvm] [--fix] [--user NAME] [--prefix DIR] [--no-start] [--dry-run]
        ./install.sh --uninstall [--purge] [--prefix DIR] [--dry-run]
 
 Trying it, which changes nothing but what is missing:
@@ -26,6 +26,8 @@ Installing it, as root; a second time is harmless, and upgrades:
                    that name in conf/ (vsphere, aws, azure, gcp, hyperv, nfs, else default), and never overwritten.
   --hyper2kvm      Also answer to hyper2kvm's names, which is what hyperexport asks for: the program hyper2kvm, the
                    folders /var/lib/hyper2kvm/NAME/{queue,output}, the unit hyper2kvm@NAME.service.
+  --fix            Let the agents fix guests with virt-v2v: its packages, and a drop-in that shows the agents the modules of the
+                   host's kernels (exposure 1.7 instead of 1.5); for all instances, and it stays until it is removed by hand.
   --user NAME      Run the agents as this user, made when missing (default: vmspool).
   --prefix DIR     Where the program goes: DIR/lib/vmspool, DIR/bin (default: /usr/local).
   --no-start       Install and enable, start nothing.
@@ -58,7 +60,7 @@ if [ "${1:-}" = --try ]; then
 fi
 [ $# -gt 0 ] || { usage >&2; exit 2; }
 
-instances='' hyper2kvm='' user=vmspool prefix=/usr/local start=1 dry='' action=install purge=''
+instances='' hyper2kvm='' fix='' user=vmspool prefix=/usr/local start=1 dry='' action=install purge=''
 while [ $# -gt 0 ]; do
   case $1 in
     --instance=* | --user=* | --prefix=*)
@@ -78,6 +80,7 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     --hyper2kvm) hyper2kvm=1 ;;
+    --fix) fix=1 ;;
     --no-start) start= ;;
     --dry-run) dry=1 ;;
     --uninstall) action=uninstall ;;

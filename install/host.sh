@@ -35,6 +35,7 @@ make_users() {
   step mkdir -p /etc/vmspool /var/lib/vmspool
   run_as_user
   shared_folder
+  [ -z "$fix" ] || fix_drop_in
 }
 
 # The units say vmspool; another user is a drop-in.
@@ -48,6 +49,15 @@ run_as_user() {
       step rm -f "$file"
       did "Removed: $file, the agents run as vmspool again."
     fi
+  done
+}
+
+# What virt-v2v needs to see.
+fix_drop_in() {
+  [ -n "$dry" ] || need_packages virt-v2v=virt-v2v nbdkit=nbdkit virt-customize=guestfs-tools
+  for unit in agent.service agent@.service; do
+    file=/etc/systemd/system/$unit.d/fix.conf
+    ! put "$home/systemd/fix.conf" "$file" || did "Drop-in: $file. Agents that run take it over with: systemctl restart agent.target"
   done
 }
 

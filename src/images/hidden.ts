@@ -27,14 +27,20 @@ function oct(digits: string): string {
   return String.fromCharCode(Number.parseInt(digits, 8))
 }
 
-/** What to do when the agent's unit hides a file from it; undefined when it does not. */
-export async function hiddenHint(path: string): Promise<string | undefined> {
+/** The unit that hides a path from this process, and the mount point that it has put over it; undefined when it lies where it seems to lie. */
+export async function hiddenBy(path: string): Promise<{ unit: string; point: string } | undefined> {
   const read = (file: string) => readFile(file, 'utf8').catch(() => '')
   const point = coveredBy(path, await read('/proc/self/mountinfo'))
   if (point === undefined) return undefined
-  const unit = /\/([^/\n]+\.service)/.exec(await read('/proc/self/cgroup'))?.[1] ?? 'agent@NAME.service'
+  return { unit: /\/([^/\n]+\.service)/.exec(await read('/proc/self/cgroup'))?.[1] ?? 'agent@NAME.service', point }
+}
+
+/** What to do when the agent's unit hides a file from it; undefined when it does not. */
+export async function hiddenHint(path: string): Promise<string | undefined> {
+  const by = await hiddenBy(path)
   return (
-    `The unit ${unit} hides ${point} from the agent. Open the folder to it with \`systemctl edit ${unit}\`, lines "[Service]" and ` +
-    `"BindReadOnlyPaths=${dirname(path)}", and restart it; or put exports elsewhere, below /srv for example.`
+    by &&
+    `The unit ${by.unit} hides ${by.point} from the agent. Open the folder to it with \`systemctl edit ${by.unit}\`, lines "[Service]" and ` +
+      `"BindReadOnlyPaths=${dirname(path)}", and restart it; or put exports elsewhere, below /srv for example.`
   )
 }

@@ -24,6 +24,7 @@ export {
   windowOf,
 } from './formats/index.ts'
 export { graphBuilder } from './graph.ts'
+export { hiddenBy } from './hidden.ts'
 export { guardImage } from './guard.ts'
 export type { GuardedImage, SourceFormat } from './guarded.ts'
 export {

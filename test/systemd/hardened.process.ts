@@ -94,11 +94,11 @@ async function ended(instance: string, answer: string, wanted = 'succeeded'): Pr
     async () => {
       s = await read(output(`${answer}.status.json`, instance))
       const over = ['succeeded', 'failed', 'rejected', 'cancelled'].includes(s?.state)
-      return over && s.id !== last.get(answer) ? s : undefined
+      return over && s.id !== last.get(`${instance}/${answer}`) ? s : undefined
     },
     { deadline_ms: HOUR, every_ms: 500, also: () => JSON.stringify(s) },
   )
-  last.set(answer, end.id)
+  last.set(`${instance}/${answer}`, end.id)
   if (end.state === wanted) return read(output(`${answer}.result.json`, instance))
   const r = await box.run(
     'sh',
@@ -129,6 +129,8 @@ await box.ok('systemctl', 'restart', 'libvirtd')
 await until('libvirt answers', async () => (await box.run('virsh', '-c', 'qemu:///system', 'list')).code === 0)
 if (!(await box.ok('virsh', 'net-list', '--name')).includes('default')) await box.ok('virsh', 'net-start', 'default')
 await box.ok(...noninteractive, ...deb('vmspool'))
+// As docs/fixing.md says, where the host has no kernel of its own.
+await box.ok('mkdir', '-p', '/lib/modules')
 await box.ok('useradd', '--create-home', '--groups', 'vmspool-submit', 'alice')
 await box.ok('usermod', '-aG', 'libvirt', 'vmspool')
 const config = {
@@ -163,14 +165,25 @@ say(`the exposure of ${UNIT}, as it runs, is ${exposure}`)
 const guest = await debianGuest(say)
 const web = join(ready.guests, 'web.vmdk')
 await execa('qemu-img', ['convert', '-f', 'raw', '-O', 'vmdk', '-o', 'subformat=streamOptimized', guest.raw, web])
-await drop('fix', {
+const toFix = {
   manifest_version: '1.0',
   name: 'web',
   disks: [{ id: 'system', source_format: 'vmdk', local_path: '/opt/guests/web.vmdk' }],
   vm: { cpu: 1, mem_gb: 1, firmware: 'bios' },
   pipeline: { inspect: { collect_guest_info: true }, fix: { enabled: true, required: true } },
   configuration: { hostname: 'hardened' },
-})
+}
+// The units hide the modules of kernels; the error says what opens them.
+await drop('fix', toFix)
+await ended('fix', 'web', 'failed')
+const said = (await asAlice(`cat ${output('web.error', 'fix')}`)).stdout
+must(said.includes('agent@fix.service hides') && said.includes('vmspool-install --fix'), `the error names it: ${said}`)
+say(
+  (await box.ok('vmspool-install', '--instance', 'fix', '--fix')).split('\n').find((l) => l.startsWith('Drop-in')) ??
+    '',
+)
+await box.ok('systemctl', 'restart', 'agent@fix')
+await drop('fix', toFix)
 const fixed = fixIt()
 // It is looked at in the end; a rejection before that is no accident of the process.
 fixed.catch(() => {})
@@ -179,6 +192,7 @@ fixed.catch(() => {})
 async function fixIt(): Promise<void> {
   const inFix = async () => {
     const s = await read(output('web.status.json', 'fix'))
+    if (s?.id === last.get('fix/web')) return false
     if (s?.state === 'failed') throw new Error(`The fix failed: ${s.reason}`)
     return s?.phase === 'fix' && box.processes('agent@fix.service').some((p) => /qemu-system/.test(p.argv[0] ?? ''))
   }
@@ -272,7 +286,7 @@ say((await run('vsphere', 'site.vm', { kind: 'vm', name: 'site', action: 'delete
 const total = Number(/^MemTotal: +(\d+)/m.exec(await box.ok('cat', '/proc/meminfo'))?.[1]) * 1024
 const large = { ...vm, networks: [], memory: `${Math.floor((total * 0.6) / MIB)}M`, image: '/opt/guests/large.raw' }
 await execa('cp', ['--sparse=never', join(ready.guests, 'tiny.raw'), join(ready.guests, 'large.raw')])
-await drop('aws', { kind: 'vm', name: 'large', action: 'create', start: false, vm: large })
+await drop('aws', { kind: 'vm', name: 'large', action: 'create', vm: { ...large, start: false } })
 const pid = await until(
   'the disk of the first is being made',
   () => {

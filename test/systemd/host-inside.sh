@@ -47,12 +47,14 @@ convert_job() { # NAME DISKS
   for n in $2; do disks="$disks${disks:+, }{\"id\": \"disk-$n\", \"source_format\": \"raw\", \"local_path\": \"/srv/export/d$n.raw\"}"; done
   printf '{"manifest_version": "1.0", "name": "%s", "compress": true, "disks": [%s]}\n' "$1" "$disks"
 }
-# freeze DISK : stops its copy in the middle, and prints the pid
+# freeze JOB DISK : stops its copy in the middle, and prints the pid
 freeze() {
-  until pid=$(pgrep -f "^qemu-img convert .*disk-$1") && kill -STOP "$pid"; do :; done
-  echo "$pid"
+  until pid=$(pgrep -f "^qemu-img convert .*disk-$2") && kill -STOP "$pid"; do
+    case $(state vsphere "$1") in succeeded | failed) break ;; esac
+  done
+  echo "${pid:-none}"
 }
-gone() { [ ! -d "/proc/$1" ]; }
+gone() { [ "$1" != none ] && [ ! -d "/proc/$1" ]; }
 is_another() { pid=$(show "$1" MainPID); echo "$pid"; [ "$pid" != 0 ] && [ "$pid" != "$2" ] && [ "$(systemctl is-active "$1")" = active ]; }
 took_over() { log_of vsphere three | grep -c 'took over the finished copy' | grep -qx 2; }
 sleeper() { pgrep -f '^sleep 6000'; }
@@ -67,10 +69,14 @@ holds 'nothing has failed' is "$(systemctl --failed --plain --no-legend | grep -
 
 useradd --create-home --groups vmspool-submit alice
 mkdir /srv/export
-for n in 0 1 2; do head -c 24M /dev/urandom >/srv/export/d$n.raw; done
+for n in 0 1 2; do head -c $(((n + 1) * 40))M /dev/urandom >/srv/export/d$n.raw; done
 convert_job first 0 | drop alice vsphere first
 comes 'what alice dropped is converted' state_is vsphere first succeeded
 holds 'alice reads the result' setpriv --reuid=alice --regid=alice --init-groups qemu-img compare -f raw -F qcow2 /srv/export/d0.raw $spool/output/first.qcow2
+
+command_job shared '' 'touch /run/vmspool/vm-promises/x && rm /run/vmspool/vm-promises/x && ! touch /etc/x && ! touch /var/lib/vmspool/x && findmnt -n -o OPTIONS -T /run/vmspool && findmnt -n -o OPTIONS -T /run/vmspool/vm-promises' | drop vmspool vsphere shared
+comes 'what all instances share may be written' state_is vsphere shared succeeded
+holds 'and nothing else of /run' says vsphere shared 'stdout F ro'
 
 say "$(systemctl status --no-pager $unit | grep -E 'Status|Tasks|Memory|CPU|CGroup' | tr -s ' ' | tr '\n' ';')"
 mkdir -p /etc/systemd/system/$unit.d
@@ -90,7 +96,7 @@ command_job long '' 'exec sleep 6000' | drop vmspool vsphere long
 comes 'a command runs' sleeper
 before=$(sleeper)
 convert_job killed 0 | drop alice vsphere killed
-frozen=$(freeze 0)
+frozen=$(freeze killed 0)
 kill -9 "$(show $unit MainPID)"
 comes 'killed, the agent is started again' is_another $unit "$main"
 holds 'what it left of a conversion is ended' gone "$frozen"
@@ -98,7 +104,7 @@ holds 'the command goes on' is "$(sleeper)" "$before"
 comes 'the conversion is done again' state_is vsphere killed succeeded
 
 convert_job three '0 1 2' | drop alice vsphere three
-frozen=$(freeze 2)
+frozen=$(freeze three 2)
 holds 'a restart in the middle of the third disk' systemctl restart $unit
 holds 'its copy is ended' gone "$frozen"
 comes 'the conversion is done' state_is vsphere three succeeded

@@ -74,8 +74,11 @@ const child = spawn(
     ...['mem=2048M', 'umid=host', `uml_dir=${temp.path}/`, 'con=null', 'con0=null,fd:1', 'quiet'],
     ...[`ubd0=${disk}`, 'root=/dev/ubda', 'rw', 'panic=-1', 'systemd.unified_cgroup_hierarchy=1'],
   ],
-  { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, TMPDIR: temp.path } },
+  { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, TMPDIR: temp.path }, detached: true },
 )
+/** All at once: a program in there whose kernel is gone would go on as one of this host's. */
+const end = (): boolean => process.kill(-(child.pid as number), 'SIGKILL')
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, end)
 let text = ''
 let shown = 0
 child.stdout.on('data', (d: Buffer) => {
@@ -84,11 +87,11 @@ child.stdout.on('data', (d: Buffer) => {
   shown = text.length - lines.pop()!.length
   for (const line of lines) if (line.startsWith('PROOF ')) say(line.slice(6).trimEnd())
 })
-const watchdog = setTimeout(() => child.kill('SIGKILL'), 3_600_000)
+const watchdog = setTimeout(end, 3_600_000)
 await new Promise<void>((resolve) => child.on('close', () => resolve()))
 clearTimeout(watchdog)
-const end = /^PROOF END (\d+)/m.exec(text)?.[1]
-if (end !== '0') {
+const wrong = /^PROOF END (\d+)/m.exec(text)?.[1]
+if (wrong !== '0') {
   process.stdout.write(`${text.slice(-12_000)}\n`)
   process.exitCode = 1
 }

@@ -1,5 +1,6 @@
 // The units as texts, and what is told to systemd, without one.
 import { readFileSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import { describe, expect, test } from 'vitest'
@@ -8,6 +9,7 @@ import { counted, stepping } from '../../src/agent/progress-watch.ts'
 import type { Agent } from '../../src/agent/state.ts'
 import { coveredBy } from '../../src/images/hidden.ts'
 import { home } from '../support/agent.ts'
+import { tempDir } from '../support/temp.ts'
 import { until } from '../support/wait.ts'
 
 const unit = (name: string) => readFileSync(join(home, 'systemd', name), 'utf8')
@@ -28,6 +30,15 @@ describe('the units', () => {
     const r = await execa('systemd-analyze', argv, { reject: false })
     expect(r.stdout).toMatch(/Overall exposure level for agent.*: [01]\.\d/)
     expect([r.exitCode, r.stdout.split('\n').at(-1)]).toEqual([0, expect.anything()])
+  })
+
+  test('with the drop-in for guest fixing it is 1.7', async () => {
+    await using dir = await tempDir()
+    const file = join(dir.path, 'agent@.service')
+    // Of several assignments the last one counts, as with a drop-in.
+    await writeFile(file, `${unit('agent@.service').replace('[Install]', `${unit('fix.conf')}\n[Install]`)}`)
+    const argv = ['security', '--offline=true', '--no-pager', file]
+    expect((await execa('systemd-analyze', argv)).stdout).toMatch(/Overall exposure level for agent.*: 1\.7 /)
   })
 })
 
@@ -140,6 +151,7 @@ describe('what a unit hides', () => {
     '22 1 254:0 / / rw - ext4 /dev/vda rw',
     '23 22 0:30 /systemd/inaccessible/dir /home ro - tmpfs tmpfs rw',
     '24 22 254:0 /home/ex\\040ports /home/ex\\040ports ro - ext4 /dev/vda rw',
+    '29 22 0:30 /systemd/inaccessible/dir /usr/lib/modules ro - tmpfs tmpfs rw',
     '28 22 0:44 / /run/user ro - tmpfs tmpfs ro',
     '27 22 0:30 /host/inaccessible/dir /root ro - tmpfs tmpfs rw',
     '25 22 254:0 /var/cache/vmspool/agents/a/private-tmp /tmp rw - ext4 /dev/vda rw',
@@ -153,6 +165,7 @@ describe('what a unit hides', () => {
     ['/run/user/1000/disk.vmdk', '/run/user'],
     ['/tmp/disk.vmdk', '/tmp'],
     ['/var/tmp/disk.vmdk', '/var/tmp'],
+    ['/usr/lib/modules', '/usr/lib/modules'],
     ['/srv/disk.vmdk', undefined],
   ])('%s: %s', (path, by) => expect(coveredBy(path, mounts)).toBe(by))
 })

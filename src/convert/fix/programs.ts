@@ -1,6 +1,7 @@
 /** Which tools of libguestfs are installed, and what the installed version can do. */
 import { access, constants, readdir, stat } from 'node:fs/promises'
 import { delimiter, join } from 'node:path'
+import { hiddenBy } from '../../images/index.ts'
 import { runGroup } from '../../process/index.ts'
 import type { GuestToolSettings } from './types.ts'
 
@@ -126,6 +127,7 @@ export async function applianceKernel(s: GuestToolSettings): Promise<Record<stri
       'supermin is not installed, which builds the appliance of libguestfs.',
       'Install it: apt-get install supermin (Debian, Ubuntu), dnf install supermin (Fedora, RHEL).',
     )
+  await modulesAreShown()
   const kernel = s.kernel ?? process.env.SUPERMIN_KERNEL
   if (kernel !== undefined) return namedKernel(kernel, s.modules ?? process.env.SUPERMIN_MODULES)
   const found = await hostKernels()
@@ -140,6 +142,16 @@ export async function applianceKernel(s: GuestToolSettings): Promise<Record<stri
     'There is no Linux kernel with modules on this host (/boot/vmlinuz-*, /lib/modules/*/vmlinuz), and libguestfs needs one for its appliance.',
     'On a host: install the distribution\'s kernel package. In a container: apt-get download a linux-image-…-cloud-amd64 package, "dpkg -x" it into a folder, "depmod -b FOLDER VERSION", "mkdir -p /lib/modules", and set fix.kernel to FOLDER/boot/vmlinuz-VERSION.',
   )
+}
+
+/** @throws {NotPossible} where a unit with ProtectKernelModules= hides what supermin looks into, whatever kernel it is given */
+async function modulesAreShown(): Promise<void> {
+  const by = (await hiddenBy('/usr/lib/modules')) ?? (await hiddenBy('/lib/modules'))
+  if (by)
+    throw new NotPossible(
+      `The unit ${by.unit} hides ${by.point} from the agent, and libguestfs needs it for its appliance, whatever kernel it is given.`,
+      `As root run \`vmspool-install --fix\` (or ./install.sh --fix), or \`systemctl edit ${by.unit}\`, lines "[Service]" and "ProtectKernelModules=no"; then \`systemctl restart ${by.unit}\`. Or name a ready appliance with fix.appliance.`,
+    )
 }
 
 async function namedKernel(kernel: string, modules: string | undefined): Promise<Record<string, string>> {
