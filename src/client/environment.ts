@@ -2,12 +2,9 @@ import { join } from 'node:path'
 import { locate } from '../spool/find.ts'
 import { type JobRecord, readRecord } from '../spool/record.ts'
 import { directFile } from '../spool/started.ts'
-import { looksSecret } from '../text/secret.ts'
+import { masked, shownValue } from '../text/secret.ts'
 import type { View } from './place.ts'
 import type { JobStatus } from './status.ts'
-
-/** What stands for a value that is not shown. */
-const masked = '********'
 
 /**
  * The variables that a command was given beside those of whoever started it, for people: names with values, secrets masked.
@@ -23,7 +20,7 @@ export async function environmentOf(place: View, status: JobStatus): Promise<[st
   }
   const given = Object.entries(command?.env ?? {}).map(([name, value]): [string, string] => [
     name,
-    typeof value === 'string' && !looksSecret(name) ? value : masked,
+    typeof value === 'string' ? shownValue(name, value) : masked,
   ])
   for (const name of command?.secret_env ?? []) given.push([name, masked])
   return given.length === 0 ? undefined : given

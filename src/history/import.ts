@@ -8,10 +8,9 @@ import { safeName } from '../manifest/safe-name.ts'
 import { appendEvent, type SpoolEvent } from '../spool/events.ts'
 import { jobName, keyOf, OUTCOMES, type Outcome, ulidMaker } from '../spool/names.ts'
 import type { Spool } from '../spool/spool.ts'
-import { looksSecret } from '../text/secret.ts'
+import { looksSecret, withoutPassword } from '../text/secret.ts'
 import { sha256Hex } from '../text/sha256.ts'
 import { endOf, type GhostTask, ghostTasks } from './ghost.ts'
-import { withoutPassword } from './job-row.ts'
 
 export interface Imported {
   imported: number

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import type { FoundJob } from '../spool/find.ts'
 import type { Layout } from '../spool/layout.ts'
 import { jobName, keyOf, type JobName, type Outcome } from '../spool/names.ts'
-import { looksSecret } from '../text/secret.ts'
+import { masked, shownValue } from '../text/secret.ts'
 import type { ReadText } from './read-text.ts'
 
 /** The columns of table `job` that come from the files. Times are ms since 1970, durations ms, sizes bytes. */
@@ -153,21 +153,13 @@ function rowOf(
   }
 }
 
-const MASK = '********'
-
 /** What the manifest adds to the environment, as Ghost writes it: [[name, value], …]. Nothing of a secret but its name. */
 function environment(command: Fields): string | null {
   const pairs: [string, string][] = Object.entries(object(command.env) ?? {}).map(([name, value]) => {
-    if (typeof value !== 'string') return [name, MASK]
-    return [name, looksSecret(name) ? MASK : withoutPassword(value)]
+    return [name, typeof value === 'string' ? shownValue(name, value) : masked]
   })
-  if (Array.isArray(command.secret_env)) for (const name of command.secret_env) pairs.push([String(name), MASK])
+  if (Array.isArray(command.secret_env)) for (const name of command.secret_env) pairs.push([String(name), masked])
   return pairs.length === 0 ? null : JSON.stringify(pairs)
-}
-
-/** scheme://user:password@host */
-export function withoutPassword(value: string): string {
-  return value.replace(/(\b[a-z][a-z0-9+.-]*:\/\/[^\s/:@]*):[^\s/@]+@/gi, `$1:${MASK}@`)
 }
 
 function parse(source: string | undefined): Fields | undefined {

@@ -46,3 +46,15 @@ export function looksSecret(name: string): boolean {
   if (last === 'PWD') return words.length > 1 && words[0] !== 'OLD'
   return LAST.has(last) || (last.endsWith('PASS') && !NO_PASS.test(last))
 }
+
+/** What stands for a value that is not shown. */
+export const masked = '********'
+
+/** The value of a variable as every view shows it: nothing of a secret, and of an address (scheme://user:password@host) not its password. */
+export function shownValue(name: string, value: string): string {
+  return looksSecret(name) ? masked : withoutPassword(value)
+}
+
+export function withoutPassword(value: string): string {
+  return value.replace(/(\b[a-z][a-z0-9+.-]*:\/\/[^\s/:@]*):[^\s/@]+@/gi, `$1:${masked}@`)
+}

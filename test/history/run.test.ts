@@ -32,7 +32,10 @@ test('commands of `vmspool run` are in the lists at once and in the index when t
   expect(rows()).toHaveLength(1)
 
   expect(
-    await run('run', '--name', 'bad', '-e', 'API_TOKEN=hush-hush', '-e', 'MODE=x', '--', 'sh', '-c', 'exit 3'),
+    await run(
+      ...['run', '--name', 'bad', '-e', 'API_TOKEN=hush-hush', '-e', 'MODE=x'],
+      ...['-e', 'DB=pg://me:hush-hush@db/x', '--', 'sh', '-c', 'exit 3'],
+    ),
   ).toMatchObject({ code: 0 })
   expect(await run('run', '--name', 'long', '--', 'sleep', '600')).toMatchObject({ code: 0 })
   await until(
@@ -42,6 +45,9 @@ test('commands of `vmspool run` are in the lists at once and in the index when t
   expect(JSON.parse((await run('list', '--state', 'failed', '-o', 'json')).out)).toMatchObject([
     { name: 'bad', exit_code: 3 },
   ])
+  const shown = await run('status', 'bad')
+  expect(shown.out).toContain('pg://me:********@db/x')
+  expect(shown.out).not.toContain('hush-hush')
   expect(await run('stop', 'long')).toMatchObject({ code: 0 })
   expect((await states()).long).toBe('cancelled')
 
@@ -56,6 +62,7 @@ test('commands of `vmspool run` are in the lists at once and in the index when t
   ])
   expect(JSON.parse(String(followed[0]!.env))).toEqual([
     ['MODE', 'x'],
+    ['DB', 'pg://me:********@db/x'],
     ['API_TOKEN', '********'],
   ])
   expect(readFileSync(path).toString('latin1')).not.toContain('hush-hush')

@@ -9,7 +9,7 @@ import { readJson } from '../../client/read-json.ts'
 import type { Place } from '../../client/place.ts'
 import { jobFolder, type JobStatus } from '../../client/status.ts'
 import { isAlive, type ProcessIdentity, processStat } from '../../process/index.ts'
-import { looksSecret } from '../../text/secret.ts'
+import { shownValue } from '../../text/secret.ts'
 
 export interface ProcessView {
   pid: number
@@ -64,16 +64,9 @@ async function environmentOf(pid: number): Promise<Map<string, string> | undefin
   }
 }
 
-const mask = '********'
-
-/** Values whose names look secret are masked, and so is a password within an address. */
+/** Secrets masked. */
 export function masked(env: ReadonlyMap<string, string>): [string, string][] {
-  return [...env]
-    .sort(([a], [b]) => (a < b ? -1 : 1))
-    .map(([name, value]) => [
-      name,
-      looksSecret(name) ? mask : value.replace(/(:\/\/[^\s:/@]*:)[^\s/@]+(?=@)/g, `$1${mask}`),
-    ])
+  return [...env].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, value]) => [name, shownValue(name, value)])
 }
 
 async function membersOf(leader: number): Promise<number[]> {
