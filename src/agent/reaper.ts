@@ -4,6 +4,7 @@
  */
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { errno } from '../process/errno.ts'
 import { readOwners, type Spool } from '../spool/index.ts'
 
 /** Rounds after which an agent that was never elected looks itself: the elected one may be stopped. */
@@ -21,7 +22,8 @@ export function reaperElection(): (s: Spool, work: () => Promise<void>) => Promi
     try {
       release = await lock(dir, { realpath: false, stale: Math.max(5_000, s.leaseMs), onCompromised: () => {} })
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ELOCKED') throw error
+      // ENOENT: the lock went, by its holder or as a stale one, while proper-lockfile looked at it
+      if (!['ELOCKED', 'ENOENT', 'ESTALE'].includes(errno(error))) throw error
       passedOver += 1
       if (passedOver < PATIENCE) return
       passedOver = 0

@@ -5,6 +5,7 @@
 import { constants } from 'node:fs'
 import * as fsp from 'node:fs/promises'
 import { unlessStale } from '../process/errno.ts'
+import { groupSync } from './sync.ts'
 
 export type EntryKind = 'file' | 'dir' | 'link' | 'other'
 
@@ -71,16 +72,18 @@ const READ = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK
 export function nodeFs(remote: () => boolean): SpoolFs {
   let probe = 0
   const readdir = (dir: string) => unlessStale(() => fsp.readdir(dir))
+  const changedAndListed = groupSync((dir) =>
+    unlessStale(async () => {
+      const path = `${dir}/.fresh-${process.pid}-${Date.now()}-${probe++}`
+      await fsp.mkdir(path)
+      await fsp.rmdir(path)
+      return fsp.readdir(dir)
+    }),
+  )
   return {
     readdir,
-    async readdirFresh(dir) {
-      if (remote()) {
-        const path = `${dir}/.fresh-${process.pid}-${Date.now()}-${probe++}`
-        await fsp.mkdir(path)
-        await fsp.rmdir(path)
-      }
-      return readdir(dir)
-    },
+    // Copied: whoever shares a listing may sort or change it.
+    readdirFresh: async (dir) => (remote() ? [...(await changedAndListed(dir))] : readdir(dir)),
     async readdirKinds(dir) {
       const entries = await unlessStale(() => fsp.readdir(dir, { withFileTypes: true }))
       return entries.map((e) => ({ name: e.name, kind: kindOf(e) }))

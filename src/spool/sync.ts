@@ -1,13 +1,14 @@
 /**
  * Group commit. fsync of a folder makes every change in it durable, so all who ask while one is under way share the
- * next: a burst of a thousand jobs costs a few fsyncs per folder, a single job waits for none but its own.
+ * next: a burst of a thousand jobs costs a few fsyncs per folder, a single job waits for none but its own. Listings that must be
+ * fresh are shared in the same way.
  */
-export function groupSync(syncDir: (dir: string) => Promise<void>): (dir: string) => Promise<void> {
-  const running = new Map<string, Promise<void>>()
-  const waiting = new Map<string, Promise<void>>()
+export function groupSync<T>(once: (dir: string) => Promise<T>): (dir: string) => Promise<T> {
+  const running = new Map<string, Promise<T>>()
+  const waiting = new Map<string, Promise<T>>()
 
-  function start(dir: string): Promise<void> {
-    const p = syncDir(dir).finally(() => {
+  function start(dir: string): Promise<T> {
+    const p = once(dir).finally(() => {
       if (running.get(dir) === p) running.delete(dir)
     })
     running.set(dir, p)
