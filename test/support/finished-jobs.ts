@@ -55,8 +55,8 @@ export function jobOf(n: number): MadeJob {
 }
 
 /** @returns the event that an agent appends */
-export function makeJob(layout: Layout, n: number, o: { event?: boolean } = {}): MadeJob {
-  const job = jobOf(n)
+export function makeJob(layout: Layout, n: number, o: { event?: boolean; rejected?: boolean } = {}): MadeJob {
+  const job: MadeJob = { ...jobOf(n), ...(o.rejected ? { outcome: 'rejected', state: 'rejected' } : {}) }
   const { id, kind, state, answer, outcome, name } = job
   const at = (ms: number) => new Date(EPOCH + n * 60_000 + ms).toISOString()
   const base = {
