@@ -36,7 +36,7 @@ describe.runIf(isRoot)('a daemon that', () => {
     await daemon.signal('STOP')
     try {
       const answers = await Promise.allSettled(
-        [200, 400, 100].map((deadline_ms) => c.domains.define(testDomain(`n${deadline_ms}`), [], { deadline_ms })),
+        [500, 1500, 100].map((deadline_ms) => c.domains.define(testDomain(`n${deadline_ms}`), [], { deadline_ms })),
       )
       expect(answers.map((a) => a.status === 'rejected' && [a.reason.name, a.reason.sent])).toEqual([
         ['DeadlineError', true],
@@ -51,8 +51,8 @@ describe.runIf(isRoot)('a daemon that', () => {
   })
 
   test('is frozen does not answer pings: the connection ends, and every call with it', async () => {
-    const c = await connect(uri, { keepalive: { interval_ms: 300, misses: 5 } })
-    await sleep(2500) // idle for longer than that, but it answers
+    const c = await connect(uri, { keepalive: { interval_ms: 400, misses: 8 } })
+    await sleep(4000) // idle for longer than that, but it answers
     expect(c.isOver()).toBe(false)
     const events = await c.events()
     const next = events.next()
@@ -86,9 +86,9 @@ describe.runIf(isRoot)('a daemon that', () => {
   })
 
   test('answers while this process stands still: neither deadline nor pings are held against it', async () => {
-    await using c = await connect(uri, { keepalive: { interval_ms: 200, misses: 4 } })
-    const asked = c.host.version({ deadline_ms: 100 })
-    for (const until = performance.now() + 2000; performance.now() < until; );
+    await using c = await connect(uri, { keepalive: { interval_ms: 300, misses: 10 } })
+    const asked = c.host.version({ deadline_ms: 1000 })
+    for (const until = performance.now() + 4500; performance.now() < until; );
     expect(await asked).toMatch(/^\d/)
     expect(c.isOver()).toBe(false)
     expect(await c.host.version()).toMatch(/^\d/)
@@ -154,7 +154,7 @@ describe.runIf(isRoot)('a link', () => {
     const failures: unknown[] = []
     await using link = keepConnected(uri, {
       retry_ms: { first: 20, last: 100 },
-      keepalive: { interval_ms: 500, misses: 8 },
+      keepalive: { interval_ms: 500, misses: 16 },
       onFailure: (e) => failures.push(e),
     })
     const sessions = link[Symbol.asyncIterator]()

@@ -32,7 +32,7 @@ async function underShim(dir: string, script: string, limits: Limits): Promise<v
 
 /** All of both streams in lines of every kind: empty, long, binary, without an end, in UTF-16. */
 const talk = `$| = 1; binmode STDOUT; binmode STDERR;
-  for my $i (1 .. 300) {
+  for my $i (1 .. 900) {
     print STDOUT "line $i\\n\\n", pack('C*', map { ($_ * $i) & 255 } 0 .. 200);
     print STDERR "no end $i", $i % 7 ? "\\n" : '', $i % 11 ? '' : 'x' x 3000;
     print STDOUT map { pack 'v', ord } split //, "wide $i\\n";

@@ -23,7 +23,9 @@ async function jobsOf(s: Scene, name: string): Promise<{ action: string; by: str
   return Promise.all(
     ends.map(async (e) => {
       const folder = join(s.bed.layout.jobs, e.state === 'succeeded' ? 'done' : String(e.state))
-      const file = (await readdir(folder)).find((f) => f.includes(e.job!))!
+      const file = await until('its job lies there', async () =>
+        (await readdir(folder)).find((f) => f.includes(e.job!)),
+      )
       const job = (await readJson<{ manifest: { action: string; labels?: { by?: string } } }>(join(folder, file)))!
       return { action: job.manifest.action, by: job.manifest.labels?.by, state: String(e.state) }
     }),
@@ -93,7 +95,7 @@ describe.runIf(isRoot)('an agent', { timeout: 600_000 }, () => {
     // an admin stops it
     await s.libvirtd.virsh(s.uri, 'destroy', 'web')
     await until('that is what it should be', async () => (await s.record('web'))?.desired === 'stopped')
-    expect(await metrics(s)).toMatch(/^vmspool_vms\{state="stopped"\} 1$/m)
+    await until('it is counted', async () => /^vmspool_vms\{state="stopped"\} 1$/m.test(await metrics(s)))
     expect((await control(s.bed, 'status')).vms).toMatchObject({
       states: { stopped: 1, running: 0 },
       drift: 0,

@@ -215,7 +215,7 @@ describe.runIf(isRoot)('with a daemon that', () => {
     expect(tries).toBe(2)
     expect(said.at(-1)).toBe(undefined)
     expect(events.filter((e) => e === 'libvirt.connected').length).toBe(2)
-    expect(link.health()).toMatchObject({ state: 'connected', failures: 0 })
+    await until('it says so', () => link.health().state === 'connected' && link.health().failures === 0)
   })
 
   test('is frozen: found by its pings, cancel works at once, and it goes on when it thaws', async () => {
