@@ -43,7 +43,8 @@ export async function boot(a: Action, record: VmRecord): Promise<boolean> {
         })
         return 'again'
       }
-      const stands = state.state === 'paused' || state.state === 'pmsuspended'
+      if (state.state === 'pmsuspended') throw asleep(a.name)
+      const stands = state.state === 'paused'
       // a guest that has crashed and was kept for who wants to look at it
       if (state.state === 'crashed') await s.control.domains.destroy(d.domain)
       else if (!stands && !isOff(state)) return 'ran'
@@ -85,6 +86,15 @@ function stuck(name: string, cause: unknown): VmError {
       cause,
     },
   )
+}
+
+/** Only of a domain that somebody has changed, or that Ghost Agent made: ours cannot sleep. libvirt does not resume such a guest. */
+function asleep(name: string): VmError {
+  return new VmError(`The guest of the VM "${name}" has put itself to sleep (suspend to memory).`, {
+    code: 'guest-start',
+    phase: 'start',
+    hint: `Wake it with "virsh dompmwakeup ${name}", or stop the VM and start it anew, which costs the guest what it holds in memory.`,
+  })
 }
 
 /**

@@ -2,6 +2,7 @@
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { until } from '../support/wait.ts'
 import { type Bed, blankDisk, failure, GONE, hear, order, spec, vmBed } from './bed.ts'
 
 let bed: Bed
@@ -201,6 +202,33 @@ describe('a VM from a disk', () => {
     await bed.virsh('managedsave', 'saved')
     await room.vms.remove(order(), 'saved', { keep_disks: false, force: false, grace_ms: 1000 }, hear())
     expect(await room.traces('saved')).toEqual(GONE)
+  })
+
+  test('whose guest sleeps is not said to run, is stopped, and starts anew', async () => {
+    await using room = await bed.room()
+    // A boot sector that asks QEMU's power management (0x604) for S3 at once, which our domains do not offer by themselves.
+    const image = await blankDisk(join(room.temp.path, 'sleeper.raw'))
+    const sector = Buffer.alloc(512)
+    Buffer.from('faba0406b80024eff4ebfd', 'hex').copy(sector)
+    sector.writeUInt16LE(0xaa55, 510)
+    await writeFile(image, sector, { flag: 'r+' })
+    await room.vms.create(order(), spec('sleeper', { image, image_format: 'raw', start: false }), hear())
+    const xml = join(room.temp.path, 'sleeper.xml')
+    const text = await bed.virsh('dumpxml', 'sleeper')
+    await writeFile(xml, text.replace("<suspend-to-mem enabled='no'/>", "<suspend-to-mem enabled='yes'/>"))
+    await bed.virsh('define', xml)
+    const start = () => room.vms.start(order(), 'sleeper', { address_timeout_ms: 0 }, hear())
+    await start()
+    const asleep = () => until('it sleeps', async () => (await bed.virsh('domstate', 'sleeper')) === 'pmsuspended')
+    await asleep()
+    const e = await failure(start())
+    expect(e).toMatchObject({ code: 'guest-start', message: expect.stringContaining('has put itself to sleep') })
+    await room.vms.stop(order(), 'sleeper', { force: false, grace_ms: 500 }, hear())
+    expect(await bed.virsh('domstate', 'sleeper')).toBe('shut off')
+    await start()
+    await asleep()
+    await room.vms.remove(order(), 'sleeper', { keep_disks: false, force: true, grace_ms: 0 }, hear())
+    expect(await room.traces('sleeper')).toEqual(GONE)
   })
 })
 
