@@ -11,6 +11,7 @@ import { bed } from '../support/agent.ts'
 import { commandManifest, writeManifest } from '../support/manifests.ts'
 import { type RunBed, runBed } from '../support/run-bed.ts'
 import { tempDir } from '../support/temp.ts'
+import { makeJob } from '../support/finished-jobs.ts'
 import { until } from '../support/wait.ts'
 import { cli } from './run.ts'
 
@@ -271,6 +272,11 @@ describe('cleanup', () => {
     // The id says when it began, which was today: nothing that began within the time can have ended before it.
     expect((await b.v(['cleanup'])).out).toBe('No tasks found matching cleanup criteria.\n')
     expect((await b.v(['cleanup', '-d', '0'])).out).toBe('Successfully deleted 1 task(s).\n')
+    // One that began long ago and ended today stays.
+    const [over, late] = [makeJob(b.layout, 1), makeJob(b.layout, 2)]
+    await writeFile(join(b.layout.outputJobs, late.id, 'result.json'), JSON.stringify({ ...result, id: late.id }))
+    expect(await b.v(['cleanup'])).toMatchObject({ code: 0, out: 'Successfully deleted 1 task(s).\n' })
+    expect([over, late].map((j) => existsSync(join(b.layout.outputJobs, j.id)))).toEqual([false, true])
   })
 })
 
