@@ -212,7 +212,7 @@ describe('a VM from a disk', () => {
     Buffer.from('faba0406b80024eff4ebfd', 'hex').copy(sector)
     sector.writeUInt16LE(0xaa55, 510)
     await writeFile(image, sector, { flag: 'r+' })
-    await room.vms.create(order(), spec('sleeper', { image, image_format: 'raw', start: false }), hear())
+    await room.vms.create(order(), spec('sleeper', { image, start: false }), hear())
     const xml = join(room.temp.path, 'sleeper.xml')
     const text = await bed.virsh('dumpxml', 'sleeper')
     await writeFile(xml, text.replace("<suspend-to-mem enabled='no'/>", "<suspend-to-mem enabled='yes'/>"))
