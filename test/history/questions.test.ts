@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import fc from 'fast-check'
+import fc from '../support/fc.ts'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { withIndex } from '../../src/client/history-work.ts'
 import type { View } from '../../src/client/place.ts'

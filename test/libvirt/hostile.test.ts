@@ -1,7 +1,7 @@
 // Something on the other end that is no libvirt, or one that breaks its protocol. A scripted peer says what it likes: the beginning
 // of it is what the real daemon said (captured.json), and then come frames that no daemon sends.
 import { randomBytes } from 'node:crypto'
-import fc from 'fast-check'
+import fc from '../support/fc.ts'
 import { describe, expect, test } from 'vitest'
 import { type Connection, connect } from '../../src/libvirt/index.ts'
 import { FRAME_MAX, KEEPALIVE, readHeader, splitFrames } from '../../src/libvirt/frame.ts'

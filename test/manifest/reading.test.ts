@@ -1,5 +1,5 @@
 // How bytes become data: what is incomplete, what is wrong at once, hostile input, JSON and YAML alike.
-import fc from 'fast-check'
+import fc from '../support/fc.ts'
 import { describe, expect, test } from 'vitest'
 import { parseManifest } from '../../src/manifest/index.ts'
 import { readJson } from '../../src/text/json.ts'

@@ -34,14 +34,14 @@ if [ "$VS_role" = server ]; then
   nfsdcld 2>/dev/null
   exportfs -ra
   rpc.mountd
-  rpc.nfsd 8 && echo 'init: serving'
+  rpc.nfsd 32 && echo 'init: serving'
   while :; do
     if [ -e /srv/nfs/restart ]; then
       echo 'init: the NFS server is stopped'
       rpc.nfsd 0
       sleep 5
       rm -f /srv/nfs/restart
-      rpc.nfsd 8 && echo 'init: the NFS server is back'
+      rpc.nfsd 32 && echo 'init: the NFS server is back'
     fi
     sleep 1
   done

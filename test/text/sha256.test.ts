@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import fc from 'fast-check'
+import fc from '../support/fc.ts'
 import { expect, test } from 'vitest'
 import { sha256Hex } from '../../src/text/sha256.ts'
 

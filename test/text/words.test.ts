@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import fc from 'fast-check'
+import fc from '../support/fc.ts'
 import { expect, test } from 'vitest'
 import { joinWords, splitWords } from '../../src/text/words.ts'
 

@@ -2,7 +2,7 @@
 import { mkdir, readdir, readFile, rm, stat, symlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { execa } from 'execa'
-import fc from 'fast-check'
+import fc from '../support/fc.ts'
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { seedFiles, writeSeed } from '../../src/vm/seed.ts'
