@@ -13,7 +13,7 @@ export interface Place {
 
 /**
  * The place of the main agent on this host, and a folder for its sockets.
- * @throws AgentError 75 when another one has it
+ * @throws AgentError 75 when another one has it, 78 when an agent of another instance has the output folder
  */
 export async function takePlace(spool: Spool, config: Config): Promise<Place> {
   const { layout } = spool
@@ -29,6 +29,16 @@ export async function takePlace(spool: Spool, config: Config): Promise<Place> {
       75,
     )
   }
+  // Answers of two instances would replace each other: nothing orders jobs of one name across instances.
+  const output = await lockHost(layout.output, layout.daemon, holder)
+  if (!output.held) {
+    await main.release()
+    throw new AgentError(
+      `An agent of another instance${output.holder ? ` (pid ${output.holder.pid}, since ${output.holder.since})` : ''} works with the same output folder, ${layout.output}. ` +
+        `Give the instance "${layout.instance}" one of its own: "output:" (and "queue:") belong into agent@${layout.instance}.yaml, not into agent.yaml, which all instances read.`,
+      78,
+    )
+  }
   let dir = runtimeDir(config.runtime_dir, layout.instance)
   let folder: LockResult = await lockFolder(dir, holder)
   for (let n = 2; !folder.held; n++) {
@@ -42,6 +52,7 @@ export async function takePlace(spool: Spool, config: Config): Promise<Place> {
     release: async () => {
       await rmdir(dir).catch(() => {}) // ours alone, and empty by now
       await held.release()
+      await output.release()
       await main.release()
     },
   }

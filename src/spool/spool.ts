@@ -1,5 +1,5 @@
 /** One opened spool: where it lies, the world it runs in (file system, clocks, chance), and who we are in it. */
-import { constants } from 'node:fs'
+import { closeSync, constants, openSync, readFileSync } from 'node:fs'
 import { access, chown, mkdir, stat, statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { errno, SpoolError } from './errors.ts'
@@ -239,6 +239,20 @@ function unusable(dir: string, l: Layout, error: unknown): SpoolError {
   })
 }
 
+/** The mount that a folder lies in, as the kernel numbers them (proc(5), fdinfo): rename(2) goes by that and not by the device. */
+function mountOf(dir: string): string | undefined {
+  const fd = openSync(dir, O_PATH)
+  try {
+    return /^mnt_id:\s*(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'))?.[1]
+  } catch {
+    return undefined // no /proc
+  } finally {
+    closeSync(fd)
+  }
+}
+/** open(2): Node has no name for it */
+const O_PATH = 0o10000000
+
 /** rename(2) is the protocol's only move, so queue/ and jobs/ must share a mount, and output/ must be one in itself. */
 async function checkOneFilesystem(l: Layout): Promise<void> {
   const groups = [
@@ -247,19 +261,29 @@ async function checkOneFilesystem(l: Layout): Promise<void> {
   ]
   for (const group of groups) {
     const devices = new Map<number, string>()
+    const mounts = new Map<string, string>()
     for (const dir of group) {
       try {
         const s = await stat(dir)
         if (!devices.has(s.dev)) devices.set(s.dev, dir)
+        const mount = mountOf(dir)
+        if (mount !== undefined && !mounts.has(mount)) mounts.set(mount, dir)
       } catch (error) {
         if (errno(error) === 'EACCES') continue // a client need not see jobs/
         throw unusable(dir, l, error)
       }
     }
+    const whole = `Put the whole of ${dirname(l.jobs)} on one file system (output/ may lie elsewhere as a whole).`
     if (devices.size > 1) {
       throw new SpoolError(
-        `The folders ${[...devices.values()].join(' and ')} lie in different file systems, but jobs move between them by rename. ` +
-          `Put the whole of ${dirname(l.jobs)} on one file system (output/ may lie elsewhere as a whole).`,
+        `The folders ${[...devices.values()].join(' and ')} lie in different file systems, but jobs move between them by rename. ${whole}`,
+        78,
+      )
+    }
+    if (mounts.size > 1) {
+      throw new SpoolError(
+        `The folders ${[...mounts.values()].join(' and ')} lie in different mounts of one file system, and nothing can be renamed from one mount to another. ` +
+          `Under systemd each folder of ReadWritePaths= and of StateDirectory= is a mount of its own. ${whole}`,
         78,
       )
     }
