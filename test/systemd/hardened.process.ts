@@ -213,9 +213,11 @@ async function fixIt(): Promise<void> {
   const log = async (id: string) => (await box.run('cat', output(`jobs/${id}/log`, 'fix'))).stdout
   const { id } = await read(output('web.status.json', 'fix'))
   const lines = (await log(id)).split('\n')
-  const before = Date.parse(lines.findLast((l) => / copy: done in /.test(l))?.slice(0, 24) ?? '')
+  const before = Date.parse(lines.findLast((l) => /: done in /.test(l))?.slice(0, 24) ?? '')
   await box.ok('systemctl', 'restart', 'agent@fix')
-  say(`restarted in the middle of the fix: lost ${((Date.now() - before) / 1000).toFixed(1)} s since the copy was done`)
+  say(
+    `restarted in the middle of the fix: lost ${((Date.now() - before) / 1000).toFixed(1)} s since the last step was done`,
+  )
   await ended('fix', 'web')
   const text = await log(id)
   must(/copy .*took over the finished copy/.test(text), `the copy was taken over:\n${text}`)
