@@ -234,7 +234,7 @@ test('damaged disks by every path, the same each time', { timeout: 900_000 }, as
   // a run that made nothing, or refused nothing, would prove nothing: it goes on until there are enough of each
   const fewest = (): number => Math.min(tally.made, tally.refused, tally.fallback, tally.damaged)
   try {
-    for (let n = 0; n < 500 || (n < 5000 && fewest() < 50); n++) await judge(first + n, home, tally, n % 50 === 0)
+    for (let n = 0; n < 300 || (n < 5000 && fewest() < 50); n++) await judge(first + n, home, tally, n % 50 === 0)
   } finally {
     rmSync(home, { recursive: true, force: true })
   }

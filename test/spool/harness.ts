@@ -16,8 +16,11 @@ import {
   takeAndAccept,
 } from '../../src/spool/index.ts'
 
-export async function openTestSpool(root: string, o: { leaseMs?: number; now?: () => number } = {}): Promise<Spool> {
-  const clock = { now: o.now ?? (() => Date.now()), mono: () => performance.now() }
+export async function openTestSpool(
+  root: string,
+  o: { leaseMs?: number; now?: () => number; mono?: () => number } = {},
+): Promise<Spool> {
+  const clock = { now: o.now ?? (() => Date.now()), mono: o.mono ?? (() => performance.now()) }
   const s = await openSpool({
     layout: layoutOf({ root, instance: 't' }),
     create: true,
