@@ -3,6 +3,7 @@ import { statePaint } from '../../client/describe.ts'
 import { isFinal, type JobStatus } from '../../client/status.ts'
 import { harmless, wrap } from '../../text/width.ts'
 import { actionsOf } from '../actions.ts'
+import { lookAgain } from '../again.ts'
 import { type Details, detailsOf, type Row } from '../data/details.ts'
 import { type Line, line } from '../line.ts'
 import type { Context, Screen } from '../screen.ts'
@@ -15,22 +16,13 @@ const labels = 16
 
 export function detailsScreen(c: Context, job: JobStatus): Screen {
   let details: Details = { status: job, rows: [] }
-  let timer: NodeJS.Timeout | undefined
-  let open = false
   const text = scroll({ changed: c.changed })
-  const actions = actionsOf(c, () => void look())
+  const actions = actionsOf(c, () => again.now())
 
   async function look(): Promise<void> {
-    clearTimeout(timer)
-    try {
-      details = await detailsOf(c.place(), job.id, details.status, c.glyphs)
-    } catch (error) {
-      c.fail(error)
-    }
-    if (!open) return
-    c.changed()
-    if (!isFinal(details.status)) timer = setTimeout(look, againMs)
+    details = await detailsOf(c.place(), job.id, details.status, c.glyphs)
   }
+  const again = lookAgain(c, look, () => (isFinal(details.status) ? undefined : againMs))
 
   return {
     name: 'Job details',
@@ -39,14 +31,8 @@ export function detailsScreen(c: Context, job: JobStatus): Screen {
       ...line(`${details.status.name}  `),
       { text: details.status.state, paint: statePaint(details.status.state) },
     ],
-    show() {
-      open = true
-      void look()
-    },
-    hide() {
-      open = false
-      clearTimeout(timer)
-    },
+    show: again.show,
+    hide: again.hide,
     body({ columns, rows }) {
       if (details.rows.length === 0) return [line(` ${c.glyphs.ellipsis}`)]
       const lines = details.rows.flatMap((row) => linesOf(row, columns))

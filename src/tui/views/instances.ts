@@ -3,6 +3,7 @@ import { control } from '../../client/control.ts'
 import { locate } from '../../client/place.ts'
 import { cell, harmless } from '../../text/width.ts'
 import { actionsOf } from '../actions.ts'
+import { lookAgain } from '../again.ts'
 import { type Instance, watchInstances } from '../data/instances.ts'
 import { type Line, line, overlaid } from '../line.ts'
 import { listControl } from '../list.ts'
@@ -13,28 +14,18 @@ const lookMs = 2000
 export function instancesScreen(c: Context, o: { config?: string }): Screen {
   let instances: Instance[] = []
   let ids: readonly string[] = []
-  let open = false
   let listed = false
-  let timer: NodeJS.Timeout | undefined
   const watcher = watchInstances(o)
-  const actions = actionsOf(c, () => void look())
+  const actions = actionsOf(c, () => again.now())
 
   async function look(): Promise<void> {
-    clearTimeout(timer)
-    const start = performance.now()
-    try {
-      instances = await watcher.look(c.place().layout.root)
-      const now = instances.map((i) => i.name)
-      if (now.join('/') !== ids.join('/')) ids = now
-      listed = true
-    } catch (error) {
-      c.fail(error)
-    }
-    if (!open) return
-    c.changed()
-    // Counting a long queue takes time: never more than a twentieth of it.
-    timer = setTimeout(look, Math.max(lookMs, 20 * (performance.now() - start)))
+    instances = await watcher.look(c.place().layout.root)
+    const now = instances.map((i) => i.name)
+    if (now.join('/') !== ids.join('/')) ids = now
+    listed = true
   }
+  // Counting a long queue takes time: never more than a twentieth of it.
+  const again = lookAgain(c, look, (tookMs) => Math.max(lookMs, 20 * tookMs))
 
   const list = listControl({ ids: () => ids, changed: c.changed, textOf: (name) => name.toLowerCase() })
   const withOne = (run: (i: Instance) => void) => () => {
@@ -48,7 +39,7 @@ export function instancesScreen(c: Context, o: { config?: string }): Screen {
       placeOf(i)
         .then((place) => control(place, 'drain'))
         .then((reply) => c.say(`${i.name}: ${reply.message ?? reply.status}.`), c.fail)
-        .finally(look)
+        .finally(again.now)
     })
   }
 
@@ -71,14 +62,8 @@ export function instancesScreen(c: Context, o: { config?: string }): Screen {
     name: 'Instances',
     title: () => [{ text: ` vmspool v${c.version}`, paint: 'bold' }, { text: ' Instances' }],
     aside: () => line(`${c.place().layout.root} `),
-    show() {
-      open = true
-      void look()
-    },
-    hide() {
-      open = false
-      clearTimeout(timer)
-    },
+    show: again.show,
+    hide: again.hide,
     body({ columns, rows }) {
       const w = list.window(rows - 1)
       const head = `  ${cell('INSTANCE', nameWidth(columns))}  STATUS      QUEUE  WAITING     HELD  RUNNING  AGENTS`

@@ -2,6 +2,7 @@
 import { vmPaint, vmRows } from '../../client/vm-describe.ts'
 import { type VmView, vmsOf } from '../../client/vms.ts'
 import { harmless } from '../../text/width.ts'
+import { lookAgain } from '../again.ts'
 import { line } from '../line.ts'
 import type { Binding, Context, Screen } from '../screen.ts'
 import { scroll } from '../scroll.ts'
@@ -13,24 +14,14 @@ const againMs = 2000
 /** @param keys what can be done with it */
 export function vmScreen(c: Context, vm: VmView, keys: readonly Binding[]): Screen {
   let now = vm
-  let timer: NodeJS.Timeout | undefined
-  let open = false
   const text = scroll({ changed: c.changed })
 
   async function look(): Promise<void> {
-    clearTimeout(timer)
-    try {
-      const place = c.place()
-      const { vms } = await vmsOf(place, { live: 'usage' })
-      // one that was deleted stays as it was seen last
-      now = vms.find((v) => v.uuid === vm.uuid && v.host === vm.host) ?? { ...now, state: 'missing' }
-    } catch (error) {
-      c.fail(error)
-    }
-    if (!open) return
-    c.changed()
-    timer = setTimeout(look, againMs)
+    const { vms } = await vmsOf(c.place(), { live: 'usage' })
+    // one that was deleted stays as it was seen last
+    now = vms.find((v) => v.uuid === vm.uuid && v.host === vm.host) ?? { ...now, state: 'missing' }
   }
+  const again = lookAgain(c, look, () => againMs)
 
   return {
     name: 'VM details',
@@ -39,14 +30,8 @@ export function vmScreen(c: Context, vm: VmView, keys: readonly Binding[]): Scre
       ...line(`${harmless(now.name)}  `),
       { text: now.state, paint: vmPaint(now.state) },
     ],
-    show() {
-      open = true
-      void look()
-    },
-    hide() {
-      open = false
-      clearTimeout(timer)
-    },
+    show: again.show,
+    hide: again.hide,
     body({ columns, rows }) {
       const lines = vmRows(now).flatMap(([label, value]) => linesOf({ label, value }, columns))
       const top = text.top(lines.length, rows)

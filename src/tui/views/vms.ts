@@ -6,6 +6,7 @@ import type { VmView } from '../../client/vms.ts'
 import { age, bytes, duration } from '../../text/people.ts'
 import { cell, harmless } from '../../text/width.ts'
 import { actionsOf } from '../actions.ts'
+import { lookAgain } from '../again.ts'
 import { soon, type Watches, watchFolders } from '../data/watch.ts'
 import { type Vm, type VmDetail, vmDetail, vmFolders, vmsIn } from '../data/vms.ts'
 import { type Line, line, overlaid } from '../line.ts'
@@ -26,8 +27,6 @@ export function vmsScreen(c: Context): Screen {
   let byName = new Map<string, Vm>()
   const details = new Map<string, { at: number; value?: VmDetail }>()
   let listed = false
-  let open = false
-  let timer: NodeJS.Timeout | undefined
   let watches: Watches | undefined
   const place = (): Place => c.place()
 
@@ -37,25 +36,20 @@ export function vmsScreen(c: Context): Screen {
     ids = vms.map((v) => v.name)
     listed = true
     for (const name of details.keys()) if (!byName.has(name)) details.delete(name)
-    if (open) c.changed()
+    if (again.shown) c.changed()
   }
 
-  async function look(): Promise<void> {
-    clearTimeout(timer)
-    const start = performance.now()
-    try {
+  const again = lookAgain(
+    c,
+    async () => {
       // libvirt may take its time; what the files say is there at once
       if (!listed) take(await vmsIn(place()))
       take(await vmsIn(place(), true))
-    } catch (error) {
-      c.fail(error)
-    }
-    if (!open) return
-    c.changed()
-    timer = setTimeout(look, Math.max(listMs, 20 * (performance.now() - start)))
-  }
+    },
+    (tookMs) => Math.max(listMs, 20 * tookMs),
+  )
   const lookSoon = soon(listAtMostEveryMs, () => {
-    if (open) void look()
+    if (again.shown) again.now()
   })
 
   /** What is on the screen is read when it is new there, and now and then again. */
@@ -80,7 +74,7 @@ export function vmsScreen(c: Context): Screen {
     else c.say(name === undefined ? 'There is no VM here.' : `No job is known that made ${name}.`)
   }
 
-  const actions = actionsOf(c, () => void look())
+  const actions = actionsOf(c, again.now)
   const withVm = (run: (vm: VmView) => void) => () => {
     const name = list.selected()
     const real = name === undefined ? undefined : byName.get(name)?.real
@@ -163,15 +157,13 @@ export function vmsScreen(c: Context): Screen {
     title: () => [{ text: ` vmspool v${c.version}`, paint: 'bold' }, { text: ' VMs' }],
     aside: () => line(`${place().instance}: ${ids.length} VM${ids.length === 1 ? '' : 's'} `),
     show() {
-      open = true
       watches = watchFolders(Object.fromEntries(vmFolders(place()).map((dir) => [dir, lookSoon])))
-      void look()
+      again.show()
     },
     hide() {
-      open = false
       watches?.stop()
       lookSoon.stop()
-      clearTimeout(timer)
+      again.hide()
     },
     body({ columns, rows }) {
       const w = list.window(rows - 1)
