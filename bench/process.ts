@@ -96,7 +96,7 @@ async function starts(): Promise<void> {
   // Each round has its own start of Node beside it, under the same load.
   const beyond = (t: Timing) => median(t.back.map((b, k) => b - node.back[k]!)) / median(back)
   aim('`vmspool run --no-fsync` beyond Node’s start, in times of `setsid`', Math.max(0, beyond(times[1]!)), 3)
-  aim('the same where it goes by way of Node', Math.max(0, beyond(times[3]!)), 3)
+  aim('the same with `-e A=b`, by way of Node', Math.max(0, beyond(times[3]!)), 3)
   say(
     `\nFrom the call until it comes back, and until the first instruction of the command (\`sh -c date\`), ${rounds} times in turn. Everything is counted: where \`vmspool run\` needs Node its start is in it (\`node -e ''\`: median ${format(median(node.back))} ms, least ${format(Math.min(...node.back))} ms, CPU ${format(Math.min(...node.cpu))} ms). CPU: the least, which other load changes little. One fsync of a small file here: ${format(cost.file_p50_ms)} ms, of a folder: ${format(cost.folder_p50_ms)} ms.\n`,
   )
