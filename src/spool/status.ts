@@ -126,7 +126,8 @@ export async function sweepStatus(s: Spool): Promise<number> {
     const answer = file.slice(0, -'.status.json'.length)
     if (agrees(status, job) && status.name === answer) continue
     const [now] = await findJob(s, status.id)
-    if (!now || agrees(status, now)) continue // it moved while we looked
+    // The end of a committed one is told when its answer lies where clients look, and with the words of its result: by whoever publishes it.
+    if (!now || now.state === 'committed' || agrees(status, now)) continue // it moved while we looked
     if (!FINAL[now.state] && stateFromFolder(now) === status.state) {
       await writeStatus(s, await statusOf(s, now)) // the last word of an attempt that lost the job
       mended += 1
@@ -141,7 +142,7 @@ export async function sweepStatus(s: Spool): Promise<number> {
 /** Whether a status says what the folders say; of a job that is not over also for which attempt. */
 function agrees(status: JobStatus, job: FoundJob): boolean {
   if (status.state !== stateFromFolder(job)) return false
-  return FINAL[job.state] !== undefined || job.state === 'committed' || status.epoch === job.name.epoch
+  return FINAL[job.state] !== undefined || status.epoch === job.name.epoch
 }
 
 /** What a job's result says of its end; it was committed with it, and its agent may have died before it said the same in the status. */

@@ -240,6 +240,27 @@ test('a status that lies is mended from the folders', async () => {
   expect(JSON.parse(await output(s, 'web.status.json')).state).toBe('failed') // it is not the last of its lane any more
 })
 
+test('a job whose agent died between commit and publication is not said to have ended before its answer is there', async () => {
+  await using dir = await tempDir()
+  const s = await openTestSpool(dir.path)
+  const [a] = await submit(s, command('web'))
+  const c = await mustClaim(s, a!)
+  await writeStatus(s, { ...(await statusOf(s, (await findJob(s, a!.name.id))[0]!)), name: 'web' })
+  const before = JSON.parse(await output(s, 'web.status.json'))
+  expect(before.state).toBe('running')
+  const { id, epoch } = c.name
+  await writeFile(join(c.answerDir, 'web.qcow2'), 'image')
+  const ended = { ...before, state: 'succeeded', exit_code: 0 }
+  const result = { schema: 1, id, name: 'web', epoch, exit_code: 0, finished_at: new Date().toISOString() }
+  await commit(s, c, 'done', { result, status: ended })
+  expect(await sweepStatus(s)).toBe(0)
+  expect(JSON.parse(await output(s, 'web.status.json'))).toEqual(before)
+  await publishCommitted(s)
+  expect(JSON.parse(await output(s, 'web.status.json'))).toEqual(ended)
+  expect(await output(s, 'web.qcow2')).toBe('image')
+  expect(await sweepStatus(s)).toBe(0)
+})
+
 test('retention removes what has been final for long, and never a public image', async () => {
   await using dir = await tempDir()
   let now = Date.now()
