@@ -1,7 +1,7 @@
 // The units as they are, under a real systemd as PID 1 (test/support/systemd-box.ts).
 import { randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { chmod, chown, mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { chmod, chown, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { makeDisk, type TestDisk } from '../support/disks.ts'
@@ -78,7 +78,8 @@ describe.skipIf(because !== undefined)('under systemd', { timeout: 600_000 }, ()
       .map((line) => JSON.parse(line))
   }
   const sleepers = () => box.processes(unit).filter((p) => p.argv[0] === 'sleep' && p.argv[1] === '6000')
-  const copies = () => box.processes(unit).filter((p) => p.argv[0] === 'qemu-img' && p.argv[1] === 'convert')
+  const copies = () =>
+    box.processes(unit).filter((p) => /(^|\/)qemu-img$/.test(p.argv[0] ?? '') && p.argv[1] === 'convert')
   async function isActive(name: string): Promise<string> {
     return (await box.run('systemctl', 'is-active', name)).stdout.trim()
   }
@@ -283,6 +284,7 @@ describe.skipIf(because !== undefined)('under systemd', { timeout: 600_000 }, ()
       convert: { path: 'qemu-img' },
     })
     await box.ok('systemctl', 'start', unit)
+    await slow('disk-2')
     await drop('vsphere', convert('three', there))
     const frozen = await freeze('disk-2')
     await box.ok('systemctl', 'restart', unit)
@@ -302,6 +304,7 @@ describe.skipIf(because !== undefined)('under systemd', { timeout: 600_000 }, ()
     await drop('vsphere', command('stays', 'sleep 6000'))
     const [disk] = await Promise.all([makeDisk(temp.path, 'one', { size_mib: 8, dense: true })])
     await box.ok('systemctl', 'restart', unit)
+    await slow('disk-0')
     await drop('vsphere', convert('one', [await given(disk, '/srv/one')]))
     await state('vsphere', 'stays', 'running')
     const [before] = await until('it sleeps', () => (sleepers().length === 1 ? sleepers() : undefined))
@@ -326,6 +329,7 @@ describe.skipIf(because !== undefined)('under systemd', { timeout: 600_000 }, ()
     await configure('vsphere', { drain: { timeout: '5m' }, retry: { enabled: false }, convert: { path: 'qemu-img' } })
     await box.ok('systemctl', 'restart', unit)
     const disk = await makeDisk(temp.path, 'slow', { size_mib: 8, dense: true })
+    await slow('disk-0')
     await drop('vsphere', convert('slow', [await given(disk, '/srv/slow')]))
     const frozen = await freeze('disk-0')
     const stopping = performance.now()
@@ -417,8 +421,23 @@ describe.skipIf(because !== undefined)('under systemd', { timeout: 600_000 }, ()
     expect(box.processes('agent.service')).toEqual([])
   })
 
-  /** Waits for the copy of a disk, and stops it. */
+  /** From now on the copy of that disk takes a quarter of a minute: long enough to be met. */
+  async function slow(disk: string): Promise<void> {
+    await mkdir(at('/usr/local/bin'), { recursive: true })
+    const program = `#!/bin/sh
+case "$1 $*" in "convert "*"${disk}"*) shift; exec /usr/bin/qemu-img convert -r 512K "$@" ;; esac
+exec /usr/bin/qemu-img "$@"
+`
+    await writeFile(at('/usr/local/bin/qemu-img'), program, { mode: 0o755 })
+  }
+
+  /** Waits for the copy of a disk, and stops it. The next one is fast again. */
   async function freeze(disk: string): Promise<number> {
+    const pid = await met(disk)
+    await rm(at('/usr/local/bin/qemu-img'))
+    return pid
+  }
+  async function met(disk: string): Promise<number> {
     return until(
       `${disk} is being copied`,
       () => {
