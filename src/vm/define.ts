@@ -20,7 +20,7 @@ import {
   setNvramAside,
   undoDefine,
 } from './define-earlier.ts'
-import { takesDirectIo } from './disk-files.ts'
+import { removeHalfMade, takesDirectIo } from './disk-files.ts'
 import { definedDomainXml } from './domain.ts'
 import { ownDomain } from './fence.ts'
 import { checkMachine } from './firmware.ts'
@@ -76,6 +76,7 @@ export async function defineVm(
       await mkdir(dir, { recursive: true, mode: 0o711 })
       await chmod(dir, 0o711) // whatever the umask: the hypervisor's user passes through
     }
+    await removeHalfMade(folder)
     // nobody has started a guest on them yet
     const untouched = domain?.made?.job !== order.job
     const disks = await linkDisks(a, spec, planned, untouched)

@@ -1,6 +1,7 @@
 // A conversion defines its VM, on a real libvirtd: what it makes, what it refuses, what a second attempt finds, and what a failure leaves.
+import { existsSync } from 'node:fs'
 import { appendFile, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { execa } from 'execa'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { mergeDomain, readOwnership, uuidOfVm } from '../../src/domain/index.ts'
@@ -289,11 +290,16 @@ describe('as the last step of a conversion', () => {
     const image = join(one.answerDir, 'vm.qcow2')
     await appendFile(image, Buffer.alloc(65_536, 1))
     const ino = await inode(image)
+    // and what the killed one was just writing
+    const [disk] = (first.define as { disks: { path: string }[] }).disks
+    const half = join(dirname(disk!.path), '.direct.0123456789ab.tmp')
+    await writeFile(half, '')
 
     const two = bench({ dir: dir.path, epoch: 2 })
     const earlierAttempts = [{ dir: one.attemptDir, epoch: 1, owner: 'dead', dead: true }]
     const second = await two.run(manifest, context(room, { earlierAttempts }))
     expect(second.define).toMatchObject({ defined: false, running: true })
+    expect(existsSync(half)).toBe(false)
     expect(await inode(join(two.answerDir, 'vm.qcow2'))).toBe(ino)
     expect(two.answers()).toEqual(['vm.qcow2', 'vm.report.json', 'vm.xml'])
     expect(second.disks).toMatchObject([{ adopted: true }])
