@@ -5,6 +5,7 @@ import {
   appendFileSync,
   cpSync,
   existsSync,
+  linkSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -51,7 +52,11 @@ describe.each([
     const at = folder()
     const want = await fixed(at, raw, format, { compress, changes })
     const overlay = await identityOf(join(at, 'fix/disk-0.qcow2'))
+    const copied = join(at, 'copied')
+    linkSync(join(at, 'copy', NAME[format]), copied)
     await mergeHere(at, format)
+    // qemu writes a VDI's header and block map in no order: the finished copy must never be written to
+    if (format === 'vdi') assertSame(raw, 'raw', copied, format)
     assertSame(want, 'raw', join(at, 'copy', NAME[format]), format)
     if (format !== 'raw') qemuImg('check', '-q', '-f', format, join(at, 'copy', NAME[format]))
     expect(await identityOf(join(at, 'fix/disk-0.qcow2'))).toBe(overlay)

@@ -1,10 +1,10 @@
 // The disk of the hosts of the NFS soak: Debian with the kernel's NFS server and client for user-mode Linux, the built project and its own
 // Node. One image for all roles; what a host writes to it is thrown away.
-import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { cp, mkdir, readdir, readFile, rm, stat } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { build } from 'esbuild'
 import { execa } from 'execa'
+import { debian } from '../support/debian-host.ts'
 
 const home = resolve(import.meta.dirname, '../..')
 /** of Debian's package user-mode-linux, of the version of its kernel */
@@ -16,7 +16,7 @@ const PACKAGES = [
 
 /** @returns a raw ext4 without a partition table */
 export async function guestImage(dir: string, say: (line: string) => void): Promise<string> {
-  const root = await debian(say)
+  const root = await debian('nfs-host', PACKAGES, say)
   const project = join(root, 'opt/vmspool')
   await rm(project, { recursive: true, force: true })
   await mkdir(project, { recursive: true })
@@ -74,24 +74,4 @@ async function warm(root: string): Promise<void> {
 async function copy(from: string, to: string): Promise<void> {
   await mkdir(dirname(to), { recursive: true })
   await cp(from, to, { recursive: true, verbatimSymlinks: true })
-}
-
-/** debootstrap takes minutes, so its folder is kept where the guests of other sections are kept. */
-async function debian(say: (line: string) => void): Promise<string> {
-  const cache = process.env.VMSPOOL_GUEST_CACHE ?? tmpdir()
-  await mkdir(cache, { recursive: true })
-  const root = join(cache, 'nfs-host')
-  if (await stat(root).catch(() => undefined)) return root
-  const work = await mkdtemp(join(cache, 'nfs-host-'))
-  try {
-    say('debootstrap: Debian 12 with an NFS server (some minutes)')
-    const made = join(work, 'root')
-    await execa('debootstrap', ['--variant=minbase', `--include=${PACKAGES.join(',')}`, 'bookworm', made])
-    await rm(join(made, 'var/cache/apt/archives'), { recursive: true, force: true })
-    await rm(join(made, 'var/lib/apt/lists'), { recursive: true, force: true })
-    await rename(made, root)
-  } finally {
-    await rm(work, { recursive: true, force: true })
-  }
-  return root
 }
